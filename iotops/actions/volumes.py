@@ -1,0 +1,123 @@
+"""Docker volumes that hold data of the hub outside of the data root, hence outside of a snapshot.
+
+A named volume of the Compose file, or one without a name that an image asks for where nothing is
+mounted: Docker keeps both on the system's disk. What is not captured must not pass as captured, so
+a backup is partial until each is moved, or is named in the settings as not wanted. Not here:
+capturing them; a folder below the data root is captured without any setting.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from iotops import services
+from iotops.clients.compose import Container, Mount, Volume
+from iotops.hub import Hub
+from iotops.model import Finding, PartRecord, Severity
+
+PART = "volumes"
+"""Name of the snapshot's part that is there only to say that it is missing."""
+CODE = "volume.outside"
+
+
+def uncaptured(hub: Hub, containers: Mapping[str, Container]) -> tuple[Finding, ...]:
+    """Find the volumes that hold something, are no snapshot's part, and are not ignored.
+
+    Args:
+        containers: of the project, by service.
+
+    Returns:
+        One finding of severity ERROR for each volume, about the service that uses it.
+    """
+    used = [*_used(hub, containers)]
+    if not used:
+        return ()
+    there = hub.stack.volumes(sorted({mount.name for _, mount in used}))
+    found: dict[str, Finding] = {}
+    for service, mount in used:
+        volume = there.get(mount.name)
+        if volume is not None and mount.name not in found and _holds_data(hub, volume):
+            found[mount.name] = _finding(service, mount)
+    return tuple(found.values())
+
+
+def part(hub: Hub, containers: Mapping[str, Container]) -> PartRecord | None:
+    """Give the record of what is not captured because it lies in volumes; None = nothing."""
+    found = uncaptured(hub, containers)
+    if not found:
+        return None
+    hint = found[0].hint
+    return PartRecord(PART, error="; ".join(one.message for one in found) + f" ({hint})")
+
+
+def _finding(service: str, mount: Mount) -> Finding:
+    unnamed = len(mount.name) == 64 and all(letter in "0123456789abcdef" for letter in mount.name)
+    name = f"{service}:{mount.target}" if unnamed else mount.name
+    what = "a Docker volume without a name" if unnamed else f"the Docker volume {mount.name}"
+    return Finding(
+        CODE,
+        Severity.ERROR,
+        service,
+        f"{service} keeps {mount.target} in {what}, which is not below the data root and not"
+        " captured",
+        "move it below the data root and mount it from there; or, if nobody needs it back:"
+        f' [data] ignore_volumes = ["{name}"]',
+    )
+
+
+def _used(hub: Hub, containers: Mapping[str, Container]) -> Iterator[tuple[str, Mount]]:
+    """Yield every volume that a service mounts, and that matters, with the service's name."""
+    ignored = frozenset(hub.settings.data.ignore_volumes)
+    kinds = {service.place.container: service.kind for service in hub.services}
+    for name in sorted({*hub.model.services, *containers}):
+        model, container = hub.model.services.get(name), containers.get(name)
+        mounts = [*(container.mounts if container else ()), *(model.mounts if model else ())]
+        image = model.image if model else container.image if container else ""
+        fleeting = _fleeting(kinds.get(name) or _kind_of(image))
+        for mount in mounts:
+            if mount.kind != "volume" or not mount.name or mount.target in fleeting:
+                continue
+            if not ignored & {mount.name, f"{name}:{mount.target}"}:
+                yield name, mount
+
+
+def _kind_of(image: str) -> str:
+    name = image.split("@")[0].rsplit("/", 1)[-1].split(":")[0]
+    return next((kind for kind in services.kinds() if name in services.kind(kind).images), "")
+
+
+def _fleeting(kind: str) -> tuple[str, ...]:
+    return services.kind(kind).fleeting if kind else ()
+
+
+def _holds_data(hub: Hub, volume: Volume) -> bool:
+    """Tell whether a volume holds any file that no snapshot has."""
+    if volume.in_memory:
+        return False
+    place = volume.device or volume.mountpoint
+    if place.resolve().is_relative_to(hub.root.resolve()):
+        return False  # captured with its folder
+    if not os.access(place, os.R_OK | os.X_OK):
+        return True  # nobody can know: better one finding too many
+    return any(names for _, _, names in os.walk(place))
+
+
+def outside(hub: Hub, name: str) -> Iterator[Finding]:
+    """Yield a warning for every folder of the host that a service writes to elsewhere."""
+    model = hub.model.services[name]
+    places = (hub.root, hub.folder, *map(Path, ("/dev", "/proc", "/run", "/sys", "/tmp")))
+    for mount in model.mounts:
+        source = mount.source.resolve() if mount.source is not None else None
+        if source is None or mount.read_only or not source.is_dir():
+            continue
+        if not any(source.is_relative_to(place.resolve()) for place in places):
+            yield Finding(
+                "mount.outside",
+                Severity.WARNING,
+                name,
+                f"{mount.source} is neither below the data root nor in the hub folder:"
+                " it is not captured",
+                "move it below the data root, if it holds data",
+            )

@@ -1,0 +1,414 @@
+"""What Compose and the engine say, as frozen values: readers of their JSON, tolerant of versions.
+
+Pure: nothing here asks Docker anything (`compose.py` does). Shapes: `docker compose config`,
+versions 2.26 and 2.40, and `docker inspect` of Engine 20.10 (API 1.41).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from iotops.errors import StackError
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A place in a container that comes from outside.
+
+    Attributes:
+        source: the host's path of a bind mount; None for any other kind.
+        target: the path inside the container.
+        kind: "bind", "volume", "tmpfs", ...
+        creates_host_path: Docker makes an empty folder of root's when the source is missing, so
+            an unmounted disk goes unnoticed.
+        name: the volume's name, empty for a bind mount.
+    """
+
+    source: Path | None
+    target: str
+    kind: str
+    read_only: bool
+    creates_host_path: bool
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of the engine.
+
+    Attributes:
+        mountpoint: where it lies on this host.
+        device: the folder that it is in truth (`driver_opts` with `o: bind`), if it is one.
+        in_memory: it is a tmpfs; nothing of it outlives its container.
+    """
+
+    name: str
+    mountpoint: Path
+    device: Path | None = None
+    in_memory: bool = False
+
+
+@dataclass(frozen=True)
+class Port:
+    """A published port. `host` empty = every interface; `published` 0 = chosen by the engine."""
+
+    host: str
+    published: int
+    target: int
+    protocol: str
+
+
+@dataclass(frozen=True)
+class ServiceModel:
+    """A service as the Compose file declares it; `environment` holds secrets in clear text.
+
+    Attributes:
+        container_name: empty unless the file sets one.
+        user: empty = the image's own.
+        restart: the policy, for example "unless-stopped"; empty = never.
+    """
+
+    name: str
+    image: str
+    container_name: str
+    mounts: tuple[Mount, ...]
+    ports: tuple[Port, ...]
+    environment: Mapping[str, str]
+    user: str
+    has_health_check: bool
+    restart: str
+
+    def __repr__(self) -> str:
+        """Name it without its environment, which holds secrets."""
+        return f"ServiceModel({self.name!r}, image={self.image!r})"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A whole Compose project with every variable filled in.
+
+    Attributes:
+        project: the Compose project's name.
+        services: by their name; those of inactive profiles are not there.
+        networks: the real name of each network, by its key in the file.
+    """
+
+    project: str
+    services: Mapping[str, ServiceModel]
+    networks: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of a service, as it is now.
+
+    Attributes:
+        state: "created", "running", "restarting", "paused", "exited" or "dead".
+        health: "healthy", "unhealthy" or "starting"; empty = it has no health check.
+        restart_count: how often the engine has restarted it since it was started on purpose.
+        started_at: RFC 3339, as the engine says it.
+        image: the reference it was made from.
+        image_id: the id of that image. digests: its digests in registries, none for a local
+            build. platform: for example "linux/arm64/v8"; both empty when the image was removed.
+    """
+
+    service: str
+    id: str
+    name: str
+    state: str
+    health: str
+    restart_count: int
+    exit_code: int
+    started_at: str
+    oom_killed: bool
+    image: str
+    image_id: str
+    digests: tuple[str, ...]
+    platform: str
+    mounts: tuple[Mount, ...]
+
+
+@dataclass(frozen=True)
+class Executed:
+    """How a program in a container ended; `err` keeps the last lines only."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A running container with a folder mounted from around a given one.
+
+    Attributes:
+        service: its Compose service in this project; empty = a foreign container.
+        source: the mounted folder on the host.
+        above: the folder it mounts lies above the given one, so that it sees a replaced folder;
+            else it keeps the old one until it is stopped.
+        writes: it is not mounted read-only.
+    """
+
+    name: str
+    id: str
+    service: str
+    source: Path
+    above: bool
+    writes: bool = True
+
+
+# ---- checked reading of JSON -------------------------------------------------------------------
+
+
+def decode(text: str, what: str) -> object:
+    """Read one JSON document, or one per line (Compose 2.21 changed some listings).
+
+    Raises:
+        StackError: it is neither.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    try:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except json.JSONDecodeError as error:
+        raise StackError(f"{what}: the answer is not JSON") from error
+
+
+def table(value: object, *keys: str) -> Mapping[str, object]:
+    """Follow keys to an object; an empty one when it is not there or null."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def rows(value: object) -> Iterator[Mapping[str, object]]:
+    """Give the objects of a list; nothing for null."""
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, dict):
+            yield item
+
+
+def word(value: object) -> str:
+    """Give a text or number as text; empty for null."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def number(value: object) -> int:
+    """Give a number, also from text; 0 for anything else, so for a range of ports."""
+    text = word(value)
+    return int(text) if re.fullmatch(r"-?\d+", text) else 0
+
+
+def words(value: object) -> tuple[str, ...]:
+    """Give the texts of a list."""
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+# ---- docker compose config ----------------------------------------------------------------------
+
+
+def model(document: object) -> Model:
+    """Read what `docker compose config --format json` prints.
+
+    Raises:
+        StackError: it is not a Compose project.
+    """
+    top = table(_undoubled(document))
+    if not isinstance(top.get("services"), dict):
+        raise StackError("reading the Compose project: it declares no services")
+    volumes = table(top, "volumes")
+    services = {
+        name: _service(name, table(value), volumes)
+        for name, value in table(top, "services").items()
+    }
+    networks = {
+        key: word(table(value).get("name")) or key for key, value in table(top, "networks").items()
+    }
+    return Model(word(top.get("name")), services, networks)
+
+
+def _undoubled(value: object) -> object:
+    """Undo the doubling of each literal dollar sign."""
+    if isinstance(value, str):
+        return value.replace("$$", "$")
+    if isinstance(value, list):
+        return [_undoubled(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _undoubled(item) for key, item in value.items()}
+    return value
+
+
+def _service(name: str, value: Mapping[str, object], volumes: Mapping[str, object]) -> ServiceModel:
+    check = table(value, "healthcheck")
+    return ServiceModel(
+        name=name,
+        image=word(value.get("image")),
+        container_name=word(value.get("container_name")),
+        mounts=tuple(_declared_mount(item, volumes) for item in rows(value.get("volumes"))),
+        ports=tuple(
+            Port(
+                host=_every(word(item.get("host_ip"))),
+                published=number(item.get("published")),
+                target=number(item.get("target")),
+                protocol=word(item.get("protocol")) or "tcp",
+            )
+            for item in rows(value.get("ports"))
+        ),
+        environment={
+            key: word(item)
+            for key, item in table(value, "environment").items()
+            if item is not None  # named without a value, and the shell has none
+        },
+        user=word(value.get("user")),
+        has_health_check=bool(check)
+        and check.get("disable") is not True
+        and check.get("test") != ["NONE"],
+        restart="" if value.get("restart") == "no" else word(value.get("restart")),
+    )
+
+
+def _every(address: str) -> str:
+    return "" if address in ("0.0.0.0", "::") else address
+
+
+def _declared_mount(item: Mapping[str, object], volumes: Mapping[str, object]) -> Mount:
+    kind = word(item.get("type"))
+    source = word(item.get("source"))
+    # A long form without `bind:` fails on a missing source in 2.26 and creates it in 2.40.
+    unsafe = "bind" not in item or item["bind"] is None
+    return Mount(
+        source=Path(source) if kind == "bind" and source else None,
+        target=word(item.get("target")),
+        kind=kind,
+        read_only=item.get("read_only") is True,
+        creates_host_path=kind == "bind"
+        and (unsafe or table(item, "bind").get("create_host_path") is True),
+        name="" if kind == "bind" else word(table(volumes, source).get("name")) or source,
+    )
+
+
+# ---- docker inspect -----------------------------------------------------------------------------
+
+
+def container(document: Mapping[str, object], image: Mapping[str, object]) -> Container:
+    """Read one element of `docker inspect`, with the one of its image (empty = removed)."""
+    state = table(document, "State")
+    health = word(table(state, "Health").get("Status"))
+    parts = (word(image.get(key)) for key in ("Os", "Architecture", "Variant"))
+    return Container(
+        service=word(table(document, "Config", "Labels").get("com.docker.compose.service")),
+        id=word(document.get("Id")),
+        name=word(document.get("Name")).removeprefix("/"),
+        state=word(state.get("Status")),
+        health="" if health == "none" else health,
+        restart_count=number(document.get("RestartCount")),
+        exit_code=number(state.get("ExitCode")),
+        started_at=word(state.get("StartedAt")),
+        oom_killed=state.get("OOMKilled") is True,
+        image=word(table(document, "Config").get("Image")),
+        image_id=word(document.get("Image")),
+        digests=words(image.get("RepoDigests")),
+        platform="/".join(part for part in parts if part),
+        mounts=_real_mounts(document),
+    )
+
+
+def _real_mounts(document: Mapping[str, object]) -> tuple[Mount, ...]:
+    """Bind mounts given in the old form (`Binds`) make a missing source, the others do not."""
+    binds = words(table(document, "HostConfig").get("Binds"))
+    lenient = {bind.split(":")[1] for bind in binds if bind.startswith("/") and ":" in bind}
+    found: list[Mount] = []
+    for item in rows(document.get("Mounts")):
+        kind = word(item.get("Type"))
+        source = word(item.get("Source"))
+        target = word(item.get("Destination"))
+        found.append(
+            Mount(
+                source=Path(source) if kind == "bind" and source else None,
+                target=target,
+                kind=kind,
+                read_only=item.get("RW") is False,
+                creates_host_path=kind == "bind" and target in lenient,
+                name=word(item.get("Name")),
+            )
+        )
+    return tuple(sorted(found, key=lambda mount: mount.target))
+
+
+def volume(document: Mapping[str, object]) -> Volume:
+    """Read one element of `docker volume inspect`."""
+    options = table(document, "Options")
+    device = word(options.get("device"))
+    bound = "bind" in word(options.get("o")).split(",") and device.startswith("/")
+    return Volume(
+        name=word(document.get("Name")),
+        mountpoint=Path(word(document.get("Mountpoint"))),
+        device=Path(device) if bound else None,
+        in_memory=options.get("type") == "tmpfs",
+    )
+
+
+# ---- words --------------------------------------------------------------------------------------
+
+
+def reason(text: str, secrets: Sequence[str] = (), *, lines: int = 6) -> str:
+    """Give Compose's own words for a failure, without values.
+
+    It repeats what stands in `.env`: whole lines when that file is broken, half of a value in a
+    warning about `$`, a value that does not fit its place. All of that goes.
+
+    Args:
+        text: standard error of Compose.
+        secrets: values that must not be seen.
+        lines: at most so many, the last ones.
+    """
+    kept = [
+        line.strip()
+        for line in text.splitlines()
+        if line.strip() and "level=warning" not in line and not _PROGRESS.match(line)
+    ]
+    said = "; ".join(kept[-lines:])
+    said = re.sub(r"(failed to read \S+: line \d+: [^\"']*)[\"'].*", r"\1", said).strip()
+    for value in sorted(secrets, key=len, reverse=True):
+        said = said.replace(value, "***")
+    return said or "it gave no reason"
+
+
+_PROGRESS = re.compile(
+    r"\s*(Container|Network|Volume|Image)\s+\S+\s+"
+    r"(Creat|Start|Stop|Remov|Wait|Healthy|Recreat|Restart|Running|Pull|Exited|Killed|Killing)\w*"
+    r"(\s+[\d.]+s)?\s*$"
+)
+"""Compose's progress lines, which say nothing about a failure."""
+
+
+_SECRET_NAME = re.compile("pass|pw|token|secret|key|cred", re.IGNORECASE)
+
+
+def values_of(env_file: str) -> tuple[str, ...]:
+    """Collect the values of an `.env` text in every form Compose may print them.
+
+    Only for taking them out of messages: what a value really is, Compose decides. Left out are
+    values of fewer than four letters, which would take ordinary words with them, and paths, which
+    the owner needs to see, unless their name says that they are secret.
+    """
+    found: set[str] = set()
+    for line in env_file.splitlines():
+        key, equals, value = line.partition("=")
+        if not equals or line.lstrip().startswith("#"):
+            continue
+        value = value.strip()
+        bare = value.strip("'\"")
+        if bare.startswith(("/", "./")) and not _SECRET_NAME.search(key):
+            continue
+        for form in (value, bare, re.split(r"\s+#", bare)[0].strip().strip("'\"")):
+            found.update({form, form.replace("$$", "$"), form.replace("\\$", "$")})
+    return tuple(value for value in found if len(value) >= 4)

@@ -1,0 +1,154 @@
+"""A Compose project as files, and the Compose program that reads them.
+
+What Compose says about a failure is repeated without the values of `.env`, which it likes to
+quote. Not here: containers (`compose.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from iotops.clients import dockerprogram, process
+from iotops.clients.composemodel import Model, decode, model, reason, values_of
+from iotops.errors import StackError
+
+FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+"""The names Compose looks for; with none of them it would go on in the folder above."""
+
+
+class Project:
+    """The Compose project of a folder; arguments as `compose.ComposeStack`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        files: Sequence[Path],
+        name: str | None,
+        environment: Mapping[str, str] | None,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.files = tuple(file.absolute() for file in files)
+        self._given_name = name
+        self._own = dict(environment or {})
+        self._model: Model | None = None
+
+    def model(self) -> Model:
+        """Read the project as Compose understands it; once per instance.
+
+        Returns:
+            The model. Its environments hold secrets in clear text.
+
+        Raises:
+            StackError: the file is missing or broken, or a required variable is not set.
+        """
+        if self._model is None:
+            self._model = model(self.document())
+        return self._model
+
+    def document(self) -> Mapping[str, object]:
+        """Read the project as Compose says it; it holds secrets in clear text.
+
+        Raises:
+            StackError: as `model`.
+        """
+        doing = f"reading the Compose project in {self.folder}"
+        ended = self.compose("config", "--format", "json", doing=doing, limit=60)
+        if ended.code != 0:
+            raise StackError(
+                f"{doing}: {self.reason(ended)}",
+                hint=f"mend it, then look: docker compose --project-directory {self.folder} "
+                "config --quiet",
+            )
+        found = decode(ended.out, doing)
+        if not isinstance(found, dict):
+            raise StackError(f"{doing}: Compose did not answer with a project")
+        return found
+
+    @property
+    def name(self) -> str:
+        """The project's name, without asking Compose where the files make it plain."""
+        if self._given_name is not None:
+            return self._given_name
+        if self._model is None and (plain := self._plain_name()):
+            return plain
+        return self.model().project
+
+    def compose(self, *argv: str, doing: str, limit: float) -> process.Result:
+        """Run Compose on this project, whatever its exit code.
+
+        Raises:
+            StackError: there are no files to read, or the engine does not answer.
+            ProgramMissing: there is no Compose.
+        """
+        self._refuse_no_files(doing)
+        options = ["--ansi", "never", "--project-directory", str(self.folder)]
+        for path in self.files:
+            options += ["--file", str(path)]
+        if self._given_name is not None:
+            options += ["--project-name", self._given_name]
+        ended = dockerprogram.run(
+            *("compose", *options, *argv),
+            doing=doing,
+            limit=limit,
+            extra=self._own,
+            cwd=self.folder,
+        )
+        if ended.code != 0:
+            dockerprogram.refuse_missing_compose(ended)
+            dockerprogram.refuse_silence(ended, doing)
+        return ended
+
+    def reason(self, ended: process.Result) -> str:
+        """Give Compose's words for a failure without any value of `.env`."""
+        own = [value for value in self._own.values() if len(value) >= 4]
+        return reason(ended.err, [*values_of(self._env_text()), *own])
+
+    def _refuse_no_files(self, doing: str) -> None:
+        """Without a file of its own, Compose would take the one of a folder above."""
+        if not self.folder.is_dir():
+            raise StackError(f"{doing}: the folder {self.folder} does not exist")
+        for path in self.files:
+            if not path.is_file():
+                raise StackError(f"{doing}: there is no file {path}")
+        if self.files or "COMPOSE_FILE" in self._env_text() or "COMPOSE_FILE" in self._own:
+            return
+        if not any((self.folder / name).is_file() for name in FILES):
+            raise StackError(
+                f"{doing}: there is no docker-compose.yaml in {self.folder}",
+                hint="name the hub folder with --hub DIR, or make a hub with: iotops init DIR",
+            )
+
+    def _env_text(self) -> str:
+        try:
+            return (self.folder / ".env").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def _plain_name(self) -> str:
+        """Read `name:` from the Compose files; empty where only Compose itself can tell."""
+        if any(name.startswith("COMPOSE_") for name in self._own):
+            return ""
+        if re.search(r"^\s*(export\s+)?COMPOSE_", self._env_text(), re.MULTILINE):
+            return ""
+        files = list(self.files)
+        if not files:
+            found = [self.folder / name for name in FILES if (self.folder / name).is_file()]
+            if len(found) != 1:
+                return ""
+            override = found[0].stem + ".override"
+            overrides = [self.folder / (override + end) for end in (".yml", ".yaml")]
+            files = [*found, *(path for path in overrides if path.is_file())]
+        name = ""
+        for path in files:
+            try:
+                text = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError):
+                return ""
+            for line in re.findall(r"^[\"']?name[\"']?\s*:.*$|^include\s*:", text, re.MULTILINE):
+                plain = re.fullmatch(r"name\s*:\s*[\"']?([a-z0-9][a-z0-9_-]*)[\"']?\s*", line)
+                if plain is None:
+                    return ""
+                name = plain.group(1)
+        return name

@@ -1,0 +1,1 @@
+"""Benchmarks, run by hand; they print ratios against the bare tools."""

@@ -1,0 +1,1 @@
+"""The lab: real servers for the tests. ``lab.py`` is the command."""

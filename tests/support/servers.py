@@ -1,0 +1,165 @@
+"""Places that copies of a repository go to, as servers on this machine: SFTP, REST, S3.
+
+Each is a child of the test with a folder and a port of its own; none reads or writes anything of
+the user's. Not here: getting the programs (`tests/lab/programs.py`), and any assertion.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.support.hubs import free_port
+from tests.support.lab import lab
+
+
+class Server:
+    """A program that listens on a port of 127.0.0.1.
+
+    Args:
+        base: its folder, made here.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        base.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it and wait until it accepts connections."""
+        argv, more = self._command()
+        with (self.base / "log").open("ab") as log:
+            self._child = subprocess.Popen(
+                argv, env={**os.environ, **more}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        until = time.monotonic() + 60
+        while not self._answers():
+            said = (self.base / "log").read_text()
+            assert self._child.poll() is None, f"{argv[0]} ended: {said}"
+            assert time.monotonic() < until, f"{argv[0]} does not listen: {said}"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it, by its own process."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait(timeout=30)
+            self._child = None
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+class Sftp(Server):
+    """OpenSSH's server, with a host key and a login key of its own.
+
+    It needs an account for its unprivileged part, which this machine need not have: it runs in a
+    mount namespace with a user list of its own.
+    """
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        self.store = base / "store"
+        self.store.mkdir()
+        for name in ("host", "login"):
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", base / name], check=True
+            )
+        key = " ".join((base / "host.pub").read_text().split()[:2])
+        (base / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {key}\n")
+        account = "sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n"
+        (base / "passwd").write_text(Path("/etc/passwd").read_text() + account)
+        (base / "sshd_config").write_text(
+            f"ListenAddress 127.0.0.1\nPort {self.port}\nHostKey {base}/host\nPidFile none\n"
+            f"AuthorizedKeysFile {base}/login.pub\nStrictModes no\nUsePAM no\n"
+            "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+            "Subsystem sftp internal-sftp\n"
+        )
+        self.ssh_config = base / "ssh_config"
+        self.ssh_config.write_text(
+            f"Host nas\n  HostName 127.0.0.1\n  Port {self.port}\n  User root\n"
+            f"  IdentityFile {base}/login\n  IdentitiesOnly yes\n"
+            f"  UserKnownHostsFile {base}/known_hosts\n"
+        )
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        inside = (
+            'mount --bind "$0/passwd" /etc/passwd && mount -t tmpfs tmpfs /run'
+            ' && mkdir -m 755 /run/sshd && exec "$1" -D -e -f "$0/sshd_config"'
+        )
+        program = lab().programs["sshd"]
+        return ["unshare", "--mount", "sh", "-c", inside, self.base, program], {}
+
+
+class Rest(Server):
+    """rclone as an append-only REST server, one folder for each user."""
+
+    user, password = "iot", "nobody-knows-this"
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        self.store = base / "store"
+        self.store.mkdir()
+        self.credentials = base / "credentials"
+        self.credentials.write_text(
+            f"RESTIC_REST_USERNAME={self.user}\nRESTIC_REST_PASSWORD={self.password}\n"
+        )
+        self.credentials.chmod(0o600)
+
+    @property
+    def url(self) -> str:
+        """Give the address of this user's part."""
+        return f"rest:http://127.0.0.1:{self.port}/{self.user}/hub/"
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        argv: list[str | Path] = [
+            lab().programs["rclone"],
+            *("serve", "restic", "--addr", f"127.0.0.1:{self.port}"),
+            *("--append-only", "--private-repos", "--config", "/dev/null", self.store),
+        ]
+        return argv, {"RCLONE_USER": self.user, "RCLONE_PASS": self.password}
+
+
+class S3(Server):
+    """moto's S3, which keeps everything in memory."""
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        self.credentials = base / "credentials"
+        self.credentials.write_text(
+            "AWS_ACCESS_KEY_ID=AKIDEXAMPLE\nAWS_SECRET_ACCESS_KEY=nobody-knows-this-either\n"
+        )
+        self.credentials.chmod(0o600)
+
+    @property
+    def url(self) -> str:
+        """Give the address of a bucket; restic makes it."""
+        return f"s3:http://127.0.0.1:{self.port}/hub-copies"
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        program = lab().programs["moto_server"]
+        return [program, "-H", "127.0.0.1", "-p", str(self.port)], {}
+
+
+class Silent:
+    """A port that accepts connections and never says a word."""
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=50)
+        self.port = int(self._socket.getsockname()[1])
+
+    def stop(self) -> None:
+        """Close it."""
+        self._socket.close()

@@ -1,0 +1,149 @@
+"""Every fault that iotops promises to meet has a test: the table `tests/faults.toml` says which.
+
+The faults are spelled out here, so that a row cannot quietly go missing with its test.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BAD_INPUT = """
+no iotops.toml; broken TOML; unknown key;
+data root missing; data root not mounted; another hub's disk;
+repository missing; repository not ours; wrong password; repository locked;
+InfluxDB token without operator rights; InfluxDB server down;
+Mosquitto's users made anew; Mosquitto's dynamic security broken; Mosquitto's persistence off;
+Mosquitto's passwords too new for its image; a malformed Mosquitto password file;
+Mosquitto's SQLite database damaged or lost;
+Node-RED refusing the token; Node-RED answering HTML; Node-RED serving the empty revision;
+a container that crash-loops;
+restic missing; restic too old; Docker missing; Docker too old;
+Compose v2 missing; Compose v2 too old;
+snapshot id unknown; snapshot id ambiguous;
+manifest missing; manifest damaged; manifest of a newer format;
+no space for the extraction; restore into a hub with another id;
+SIGINT in a backup; SIGTERM in a backup;
+SIGINT in a restore before the swap; SIGTERM in a restore before the swap;
+a dead run's stopped containers
+"""
+ALONG_THE_WAY = """
+all faults of iotops.toml at once; a setting that nothing acts on; an empty disk nobody claimed;
+another iotops is running; missing palette; bad credentials; anonymous login accepted;
+another image would run;
+a restore whose second service does not come up; a restore onto a new disk that fails;
+restored data that is not as recorded; a partial snapshot restored;
+a service that the snapshot does not know; a snapshot that does not count and is not forgotten;
+an undo that fails; an undo of an old or an earlier restore; a token rotated since the snapshot;
+flows are null; flows shrank; a credential in the flows;
+.env or runtime state committed; demo without root;
+one TSM file removed while influxd is stopped; a loss in one week behind a gain in another;
+links that may not be made; a bind mount between data and staging; staging on another file system;
+InfluxDB's folder not readable; InfluxDB's folder not on this machine;
+a shard that InfluxDB did not open; InfluxDB's answer cut short; a TSM block that rotted;
+folders that InfluxDB left behind;
+a bucket or user made during a capture; shards deleted and compacted during a capture;
+more buckets than a page of the API, more than a thousand shards;
+an export into a folder with something in it; an export of damaged files;
+one password changed after the restore;
+every step ended by SIGKILL, SIGTERM and SIGINT; a full disk at every step;
+a power cut; a container removed while its run was dead; a process number used again;
+a restore onto a new disk that died; up while a restore is open; a dead restic's lock;
+another machine's lock; a forged snapshot; restored by hand, without iotops;
+a restic that hangs after it has failed
+"""
+SETTINGS_AND_STACK = """
+a secret in an address; a port or address that cannot be; a secret file that others can read;
+a state file with odd values; a container that goes down after it came up;
+a looping container without data; a reader's token that InfluxDB does not know;
+the terminal goes away
+"""
+KIT = """
+a password mistyped from paper; a paper whose key was removed; a paper of another repository;
+a kit written to where it would spread; a kit that cannot be written;
+a key that may not be removed; access that changed since the kit was made
+"""
+UPKEEP = """
+a partial snapshot in a complete one's place;
+a repaired snapshot in a complete one's place;
+retention after a partial run;
+retention after a run that was not verified;
+the last drilled snapshot forgotten;
+a snapshot of the future;
+a flipped byte in the repository;
+a pack missing;
+an index missing;
+a truncated config;
+prune after a check that failed;
+a copy's server away;
+a copy's server that never answers;
+a copy that was never made;
+a copy with another password, not ours, full, or not readable;
+a copy locked;
+a copy that lets nothing be removed;
+an unknown host key of a copy;
+a login that a copy's server refuses;
+a run killed while it copies;
+the first repository lost
+"""
+GUARDS = """
+an older copy of the disk; two machines under one hub id;
+an emptied folder;
+a source under half;
+empty flows;
+a clock gone back;
+no space for staging;
+no space in the repository;
+a service that is down;
+a dump cut short;
+files vanishing and growing;
+hostile names;
+sparse files;
+huge files;
+sockets, pipes and devices;
+hard links;
+extended attributes;
+a planted link;
+folders nested without an end;
+volumes beside the data root
+"""
+GROUPS = (BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP)
+FAULTS = [" ".join(one.split()) for one in ";".join(GROUPS).split(";")]
+
+TABLE: dict[str, list[str]] = {
+    fault: tests
+    for group in tomllib.loads((ROOT / "tests" / "faults.toml").read_text()).values()
+    for fault, tests in group.items()
+}
+
+
+@cache
+def functions(path: str) -> frozenset[str]:
+    """The names of a test file's functions, without importing it."""
+    tree = ast.parse((ROOT / path).read_text())
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_has_a_test_that_exists(fault: str) -> None:
+    assert TABLE.get(fault), f"no row for {fault!r} in tests/faults.toml"
+    for test in TABLE[fault]:
+        path, _, named = test.partition("::")
+        name, _, case = named.rstrip("]").partition("[")
+        assert path.split("/")[1] in ("unit", "clients", "contract", "e2e"), test
+        assert (ROOT / path).is_file(), f"{test}: there is no such file"
+        assert name.startswith("test_") and name in functions(path), f"{test} does not exist"
+        if name == "test_plan":
+            assert (ROOT / "tests" / "unit" / "plans" / f"{case}.toml").is_file(), test
+
+
+def test_the_table_has_no_row_that_nobody_asked_for() -> None:
+    assert set(TABLE) == set(FAULTS) and len(FAULTS) == len(set(FAULTS))
