@@ -301,6 +301,21 @@ class FlowsSettings(_Table):
     push: bool = Field(default=False, description="push after each commit")
 
 
+class SyncSettings(_Table):
+    """What the hub's configuration is kept equal to; see `iotops sync`."""
+
+    remote: GitAddress = Field(
+        default="",
+        description="Git remote whose branch main is applied; empty = the commits made in the hub"
+        " folder; no token in it",
+    )
+    allowed_signers: Path | None = Field(
+        default=None,
+        description="file of SSH keys (ssh-keygen's ALLOWED SIGNERS); with it only a commit signed"
+        " by one of them is applied",
+    )
+
+
 class PathSettings(_Table):
     """Places outside the data root."""
 
@@ -316,6 +331,7 @@ class _Document(_Table):
     repository: RepositorySettings | None = None
     retention: RetentionSettings | None = None
     flows: FlowsSettings = FlowsSettings()
+    sync: SyncSettings = SyncSettings()
     paths: PathSettings = PathSettings()
     services: dict[Name, dict[str, object]] = Field(
         default={}, description="one table per service; keys depend on its kind"
@@ -341,6 +357,7 @@ class Settings:
     paths: PathSettings
     services: Mapping[str, object]
     retention: RetentionSettings | None = None
+    sync: SyncSettings = dataclasses.field(default_factory=SyncSettings)
 
     def moved(self, root: Path) -> Settings:
         """Give the same settings for a data root that is a plain folder elsewhere."""
@@ -407,6 +424,10 @@ def check(document: Mapping[str, object], path: Path, options_by_kind: OptionsBy
                     faults.append(f"services.{name}.folder: must be a path below the data root")
     if settings is not None and not settings.data.root.is_absolute():
         faults.append("data.root: must be an absolute path")
+    if settings is not None and (signers := settings.sync.allowed_signers) is not None:
+        # In the hub folder a commit could allow its own key.
+        if not signers.is_absolute() or _lies_in(str(signers), path.parent.absolute()):
+            faults.append("sync.allowed_signers: must be an absolute path outside the hub folder")
     if settings is not None and settings.repository is not None:
         if _lies_in(settings.repository.url, settings.data.root):
             faults.append("repository.url: lies on the disk that it protects")
@@ -429,6 +450,7 @@ def check(document: Mapping[str, object], path: Path, options_by_kind: OptionsBy
         settings.paths,
         services,
         settings.retention,
+        settings.sync,
     )
 
 

@@ -234,6 +234,8 @@ class State:
             made and last proven, the repository that it opens.
         check: the rotation of checks and the damage that one found (`actions/upkeep.py`).
         copies: by name: what is known of a further repository (`actions/copies.py`).
+        sync: where the hub stands to Git (`actions/sync.py`): the last good commit and when it was
+            applied, one that was returned from and why, what differed when it was last looked at.
         disowned: snapshots that do not count although they are in the repository, newest last.
     """
 
@@ -249,6 +251,7 @@ class State:
     kit: Mapping[str, str] = field(default_factory=dict)
     copies: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     disowned: tuple[str, ...] = ()
+    sync: Mapping[str, str] = field(default_factory=dict)
 
 
 class StateFile:
@@ -267,7 +270,9 @@ class StateFile:
         good = {key: time for key, time in state.good.items() if _time(time)}
         times = ("made", "proven")
         kit = {key: text for key, text in state.kit.items() if key not in times or _time(text)}
-        return replace(state, good=good, kit=kit)
+        times = ("applied", "looked")
+        sync = {key: text for key, text in state.sync.items() if key not in times or _time(text)}
+        return replace(state, good=good, kit=kit, sync=sync)
 
     def update(self, **changes: object) -> State:
         """Change fields and write it, when anything differs."""

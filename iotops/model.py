@@ -40,10 +40,11 @@ class Severity(StrEnum):
 
 
 class OnChange(StrEnum):
-    """What a service needs when one of its configuration files changed."""
+    """What a service needs when its configuration changed; its declaration: a new container."""
 
     RELOAD = "reload"
     RESTART = "restart"
+    RECREATE = "recreate"
     NOTHING = "nothing"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from iotops import disk
 from iotops.actions import copies, history, kit, upkeep
@@ -52,6 +52,7 @@ class Status:
         running: the run that goes on now, if one does.
         old_data: bytes that restores have put aside. free: bytes free on the data root.
         kit_made, kit_proven: when the recovery kit was; ISO 8601 UTC, or "".
+        sync: where the hub stands to Git, as it was last looked at (`journal.State.sync`).
         findings: of the mount guard, of the repository's upkeep, of copies, of the kit, and of
             dead runs.
     """
@@ -70,6 +71,7 @@ class Status:
     kit_proven: str
     findings: tuple[Finding, ...]
     copies: tuple[CopyStatus, ...] = ()
+    sync: Mapping[str, str] = field(default_factory=dict)
 
 
 def status(hub: Hub) -> Status:
@@ -81,6 +83,8 @@ def status(hub: Hub) -> Status:
     findings.extend(upkeep.findings(state))
     findings.extend(kit.findings(hub, state))
     findings.extend(copies.findings(hub.copies, state))
+    if state.sync.get("returned"):
+        findings.append(returned(state.sync))
     services = {name: "never backed up" for name in hub.settings.services}
     running, old = "", 0
     if here and not os.access(hub.layout.journal, os.R_OK | os.X_OK):
@@ -141,6 +145,7 @@ def status(hub: Hub) -> Status:
             )
             for one in hub.copies
         ),
+        sync=state.sync,
     )
 
 
@@ -148,3 +153,10 @@ def died(record: RunRecord) -> Finding:
     """Tell of a run that died and has not been settled."""
     hint = "settle it: iotops resume"
     return Finding("run.dead", Severity.ERROR, record.id, record.death, hint)
+
+
+def returned(sync: Mapping[str, str]) -> Finding:
+    """Tell of a commit that config-sync has returned from."""
+    text = f"the commit {sync['returned'][:8]} was returned from: {sync.get('why', '')}"
+    hint = "commit what mends it; then look: iotops sync plan"
+    return Finding("sync.returned", Severity.WARNING, "sync", text, hint)

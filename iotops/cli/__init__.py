@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from iotops import __version__, signals
-from iotops.cli import backups, demo, drill, export, gitops, hub, init, inside, kit, upkeep
+from iotops.cli import backups, demo, drill, export, gitops, hub, init, inside, kit, sync, upkeep
 from iotops.cli.common import EXIT_EPILOG
 from iotops.errors import Exit, Interrupted, IotopsError
 
@@ -32,7 +32,7 @@ def iotops() -> None:
     """
 
 
-for room in (init, hub, backups, inside, kit, drill, upkeep, export, gitops, demo):
+for room in (init, hub, backups, inside, kit, drill, upkeep, export, gitops, sync, demo):
     for command in room.COMMANDS:
         iotops.add_command(command)
 

@@ -145,6 +145,10 @@ def status(hub_folder: Path | None, as_json: bool, quiet: bool) -> int:
     if found.kit_made or found.kit_proven:
         made, proven = render.age(found.kit_made), render.age(found.kit_proven)
         lines.append(f"recovery kit: made {made}, last proven {proven}")
+    if found.sync:
+        at = found.sync.get("commit", "")[:8] or "no commit yet"
+        drift = found.sync.get("drift") or "equal to Git"
+        lines.append(f"sync: at {at}; {drift} ({render.age(found.sync.get('looked', ''))})")
     if found.running:
         lines.append(f"running now: {found.running}")
     lines += render.findings(found.findings)

@@ -108,6 +108,28 @@ class ComposeStack:
         """
         return self._project.document()
 
+    def hashes(self) -> Mapping[str, str]:
+        """Give Compose's hash of each service's declaration, as a container made of it carries it.
+
+        Not always: with `env_file` a container carries another one (2.26, seen).
+
+        Raises:
+            StackError: as `model`.
+        """
+        return self._project.hashes()
+
+    def image_ids(self, references: Sequence[str]) -> Mapping[str, str]:
+        """Give the ids that image references stand for on this machine; missing ones are left out.
+
+        Raises:
+            StackError: the engine does not answer.
+        """
+        found: dict[str, str] = {}
+        for reference in references:  # an answer for several does not say which is whose
+            for item in rows(decode(self._inspect("image", [reference]), "looking at images")):
+                found[reference] = word(item.get("Id"))
+        return found
+
     @property
     def project(self) -> str:
         """The Compose project's name."""
@@ -286,6 +308,20 @@ class ComposeStack:
             StackError: with the `services` that did not start, and Compose's words.
         """
         self._up(services, ["--no-deps"] if alone else [], PULL_LIMIT)
+
+    def prepare(self, services: Sequence[str]) -> None:
+        """Create what is not as declared, without starting anything.
+
+        Not by `up --no-start --no-deps`: without its dependencies a service gets another hash
+        (2.26, seen), and the next plain `up` would make it anew.
+
+        Raises:
+            StackError: with Compose's words.
+        """
+        doing = f"making the containers of {', '.join(services)}"
+        ended = self._project.compose("create", *services, doing=doing, limit=PULL_LIMIT)
+        if ended.code != 0:
+            raise StackError(f"{doing}: {self._project.reason(ended)}", services=services)
 
     def _up(self, services: Sequence[str], options: Sequence[str], limit: float) -> None:
         named = ", ".join(services) or self.project

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from iotops.errors import StackError
@@ -114,6 +114,9 @@ class Container:
         image: the reference it was made from.
         image_id: the id of that image. digests: its digests in registries, none for a local
             build. platform: for example "linux/arm64/v8"; both empty when the image was removed.
+        config_hash: Compose's own, of the declaration it was made from.
+        ports: as it publishes them. environment: in clear text, hence never shown. inherited:
+            names of variables that have their image's own value.
     """
 
     service: str
@@ -130,6 +133,10 @@ class Container:
     digests: tuple[str, ...]
     platform: str
     mounts: tuple[Mount, ...]
+    config_hash: str = ""
+    ports: tuple[Port, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    inherited: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -303,6 +310,7 @@ def container(document: Mapping[str, object], image: Mapping[str, object]) -> Co
     state = table(document, "State")
     health = word(table(state, "Health").get("Status"))
     parts = (word(image.get(key)) for key in ("Os", "Architecture", "Variant"))
+    given = words(table(document, "Config").get("Env"))
     return Container(
         service=word(table(document, "Config", "Labels").get("com.docker.compose.service")),
         id=word(document.get("Id")),
@@ -318,7 +326,29 @@ def container(document: Mapping[str, object], image: Mapping[str, object]) -> Co
         digests=words(image.get("RepoDigests")),
         platform="/".join(part for part in parts if part),
         mounts=_real_mounts(document),
+        config_hash=word(table(document, "Config", "Labels").get(_HASH)),
+        ports=_real_ports(table(document, "HostConfig", "PortBindings")),
+        environment=dict(line.split("=", 1) for line in given if "=" in line),
+        inherited=frozenset(
+            line.partition("=")[0]
+            for line in words(table(image, "Config").get("Env"))
+            if line in given
+        ),
     )
+
+
+_HASH = "com.docker.compose.config-hash"
+
+
+def _real_ports(bindings: Mapping[str, object]) -> tuple[Port, ...]:
+    """Read what a container publishes: by "80/tcp" the addresses of the host."""
+    found: list[Port] = []
+    for inside, places in bindings.items():
+        target, _, protocol = inside.partition("/")
+        for one in rows(places):
+            host = _every(word(one.get("HostIp")))
+            found.append(Port(host, number(one.get("HostPort")), number(target), protocol))
+    return tuple(sorted(found, key=lambda port: (port.target, port.published, port.host)))
 
 
 def _real_mounts(document: Mapping[str, object]) -> tuple[Mount, ...]:

@@ -66,6 +66,19 @@ class Project:
             raise StackError(f"{doing}: Compose did not answer with a project")
         return found
 
+    def hashes(self) -> Mapping[str, str]:
+        """Ask Compose for the hash of each service's declaration.
+
+        Raises:
+            StackError: as `model`.
+        """
+        doing = f"reading the Compose project in {self.folder}"
+        ended = self.compose("config", "--hash", "*", doing=doing, limit=60)
+        if ended.code != 0:
+            raise StackError(f"{doing}: {self.reason(ended)}")
+        lines = (line.split() for line in ended.out.splitlines())
+        return {words[0]: words[1] for words in lines if len(words) == 2}
+
     @property
     def name(self) -> str:
         """The project's name, without asking Compose where the files make it plain."""

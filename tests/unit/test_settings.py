@@ -393,3 +393,12 @@ def test_a_wrong_copy_is_told_with_its_place(tmp_path: Path, text: str, fault: s
     found = faults(tmp_path, GOOD + FIRST + text)
     assert any(fault in one for one in found), found
     assert "secret12" not in str(found)
+
+
+@pytest.mark.parametrize("path", ["signers", "{here}/keys/signers", "{here}/../{name}/signers"])
+def test_who_may_sign_is_not_decided_in_the_hub_folder(tmp_path: Path, path: str) -> None:
+    named = path.format(here=tmp_path, name=tmp_path.name)
+    (found,) = faults(tmp_path, GOOD + f'[sync]\nallowed_signers = "{named}"\n')
+    assert found.startswith("sync.allowed_signers: must be an absolute path outside")
+    good = load(tmp_path, GOOD + '[sync]\nallowed_signers = "/etc/iotops/signers"\n')
+    assert good.sync.allowed_signers == Path("/etc/iotops/signers")
