@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 from iotops import disk
-from iotops.actions import copies, history, kit, machines, status, upkeep, volumes
+from iotops.actions import copies, envcheck, history, kit, machines, status, upkeep, volumes
 from iotops.actions.ours import check_repository
 from iotops.clients import files
 from iotops.clients.restic import MINIMUM
@@ -43,6 +42,7 @@ def examine(hub: Hub, report: Report = silent) -> tuple[Finding, ...]:
         ("repository", _repository),
         *((f"copy {one.name}", partial(_copy, name=one.name)) for one in hub.copies),
         ("stack", _stack),
+        ("variables", envcheck.variables),
         ("services", _services),
         ("records", _records),
     ]
@@ -70,17 +70,7 @@ def _disk(hub: Hub) -> Iterator[Finding]:
 
 
 def _files(hub: Hub) -> Iterator[Finding]:
-    env = hub.folder / ".env"
-    if not env.is_file():
-        yield Finding(
-            "env.missing",
-            Severity.ERROR,
-            ".env",
-            f"{env} does not exist",
-            "restore it from a snapshot: iotops restore --into DIR",
-        )
-    elif mode := files.open_mode(env):
-        yield _open("env.open", ".env", env, mode)
+    yield from envcheck.guarded(hub)
     first = hub.settings.repository
     for subject, place in (
         *([("repository", first)] if first is not None else []),
@@ -91,12 +81,7 @@ def _files(hub: Hub) -> Iterator[Finding]:
             ("credentials.open", place.credentials_file),
         ):
             if path is not None and path.is_file() and (mode := files.open_mode(path)):
-                yield _open(code, subject, path, mode)
-
-
-def _open(code: str, subject: str, path: Path, mode: int) -> Finding:
-    text = f"{path} can be read by others (mode {mode:04o})"
-    return Finding(code, Severity.ERROR, subject, text, f"chmod 600 {path}")
+                yield envcheck.too_open(code, subject, path, mode)
 
 
 def _repository(hub: Hub) -> Iterator[Finding]:

@@ -14,7 +14,20 @@ from typing import NoReturn
 import click
 
 from iotops import __version__, signals
-from iotops.cli import backups, demo, drill, export, gitops, hub, init, inside, kit, sync, upkeep
+from iotops.cli import (
+    backups,
+    demo,
+    drill,
+    env,
+    export,
+    gitops,
+    hub,
+    init,
+    inside,
+    kit,
+    sync,
+    upkeep,
+)
 from iotops.cli.common import EXIT_EPILOG
 from iotops.errors import Exit, Interrupted, IotopsError
 
@@ -32,7 +45,7 @@ def iotops() -> None:
     """
 
 
-for room in (init, hub, backups, inside, kit, drill, upkeep, export, gitops, sync, demo):
+for room in (init, hub, env, backups, inside, kit, drill, upkeep, export, gitops, sync, demo):
     for command in room.COMMANDS:
         iotops.add_command(command)
 

@@ -30,6 +30,7 @@ from iotops.clients.composemodel import (
     Mount,
     Port,
     ServiceModel,
+    Variable,
     Volume,
     container,
     decode,
@@ -56,6 +57,7 @@ __all__ = [
     "Container",
     "Executed",
     "Holder",
+    "Variable",
     "Volume",
 ]
 
@@ -74,6 +76,7 @@ class ComposeStack:
             file included.
         project: the project's name; None = as Compose decides it (the file's `name:`).
         environment: variables for Compose that stand before the ones in `.env`.
+        moved: folders of the host as the files name them, and where `model` has them instead.
     """
 
     def __init__(
@@ -83,8 +86,9 @@ class ComposeStack:
         files: Sequence[Path] = (),
         project: str | None = None,
         environment: Mapping[str, str] | None = None,
+        moved: Mapping[Path, Path] | None = None,
     ) -> None:
-        self._project = Project(folder, files, project, environment)
+        self._project = Project(folder, files, project, environment, moved)
         self._images: dict[str, Mapping[str, object]] = {}
         self._versions: tuple[str, str] | None = None
         self._client: docker.APIClient | None = None
@@ -129,6 +133,14 @@ class ComposeStack:
             for item in rows(decode(self._inspect("image", [reference]), "looking at images")):
                 found[reference] = word(item.get("Id"))
         return found
+
+    def variables(self) -> tuple[Variable, ...]:
+        """List the variables that the Compose files name, without a value of any.
+
+        Raises:
+            StackError: a file or `.env` cannot be read.
+        """
+        return self._project.variables()
 
     @property
     def project(self) -> str:
@@ -278,6 +290,25 @@ class ComposeStack:
             source=source,
             above=above,
         )
+
+    def platforms(self, image: str) -> tuple[str, ...]:
+        """Ask an image's registry, through the engine, for which platforms it has the image.
+
+        Nothing of the image is loaded.
+
+        Args:
+            image: as a Compose file names it.
+
+        Returns:
+            For example "linux/arm64"; empty = the registry has it and does not say.
+
+        Raises:
+            StackError: the registry does not answer, or has no such image.
+        """
+        with self._sdk(f"asking the registry for {image}") as client:
+            said = client.inspect_distribution(image)  # type: ignore[no-untyped-call]
+            found = rows(table(said).get("Platforms"))
+            return tuple(f"{word(one.get('os'))}/{word(one.get('architecture'))}" for one in found)
 
     # ---- life cycle ------------------------------------------------------------------------
 
@@ -547,6 +578,8 @@ class ComposeStack:
         limit: float = 600,
         stdin: str | None = None,
         environment: Mapping[str, str] | None = None,
+        shown: Sequence[tuple[Path, str]] = (),
+        declared: bool = False,
     ) -> Executed:
         """Run a program in a container of its own, made from a service's image.
 
@@ -563,6 +596,9 @@ class ComposeStack:
             limit: seconds until it is removed.
             stdin: text for its standard input; None = nothing to read.
             environment: variables for it; their values are on no command line.
+            shown: as `mounts`, but read-only; single files too.
+            declared: the image that the file names, also where a container runs another one; it
+                is not pulled.
 
         Returns:
             Its exit code and output: a code other than 0 is not raised.
@@ -581,11 +617,14 @@ class ComposeStack:
         ]
         options += ["--interactive"] if stdin is not None else []
         options += ["--user", user] if user else []
+        options += ["--pull", "never"] if declared else []
         for source, target in mounts:
             options += ["--mount", _mount_option(source.absolute(), target)]
+        for source, target in shown:
+            options += ["--mount", _mount_option(source.absolute(), target, read_only=True)]
         try:
             ended = dockerprogram.run(
-                *("run", *options, self._image(service), *argv[1:]),
+                *("run", *options, self._image(service, declared=declared), *argv[1:]),
                 doing=doing,
                 stdin=stdin,
                 limit=limit,
@@ -604,14 +643,14 @@ class ComposeStack:
             raise StackError(f"{doing}: {words[0] if words else ''}", services=(service,))
         return Executed(ended.code, ended.out, ended.err)
 
-    def _image(self, service: str) -> str:
-        present = self.containers().get(service)
+    def _image(self, service: str, *, declared: bool) -> str:
+        present = None if declared else self.containers().get(service)
         if present is not None and present.image_id:
             return present.image_id
-        declared = self.model().services.get(service)
-        if declared is None or not declared.image:
+        named = self.model().services.get(service)
+        if named is None or not named.image:
             raise StackError(f"the Compose project {self.project} names no image for {service}")
-        return declared.image
+        return named.image
 
     @staticmethod
     def _passed(environment: Mapping[str, str] | None) -> tuple[list[str], dict[str, str]]:
@@ -690,7 +729,8 @@ def _one_each(holders: Sequence[Holder]) -> tuple[Holder, ...]:
     return tuple(sorted(best.values(), key=lambda holder: (holder.service == "", holder.name)))
 
 
-def _mount_option(source: Path, target: str) -> str:
+def _mount_option(source: Path, target: str, *, read_only: bool = False) -> str:
     """Write a bind mount for `--mount`, whose value is one line of CSV."""
-    fields = ("type=bind", f"source={source}", f"target={target}")
+    fields = ["type=bind", f"source={source}", f"target={target}"]
+    fields += ["readonly"] if read_only else []
     return ",".join('"' + field.replace('"', '""') + '"' for field in fields)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from iotops.errors import StackError
 
@@ -70,6 +70,8 @@ class ServiceModel:
         container_name: empty unless the file sets one.
         user: empty = the image's own.
         restart: the policy, for example "unless-stopped"; empty = never.
+        command: as the file replaces the image's; empty = it does not.
+        built: it may be built here, so that no registry needs to have its image.
     """
 
     name: str
@@ -81,6 +83,8 @@ class ServiceModel:
     user: str
     has_health_check: bool
     restart: str
+    command: tuple[str, ...] = ()
+    built: bool = False
 
     def __repr__(self) -> str:
         """Name it without its environment, which holds secrets."""
@@ -137,6 +141,34 @@ class Container:
     ports: tuple[Port, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     inherited: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A variable that a Compose file names.
+
+    Attributes:
+        required: without a value nothing starts (`${NAME:?}`).
+        has_default: it may be left out (`${NAME:-...}`, `${NAME:+...}`).
+    """
+
+    name: str
+    required: bool
+    has_default: bool
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """A running container and a port of this machine that it holds.
+
+    Attributes:
+        project, service: of Compose; empty = it was started in another way.
+    """
+
+    name: str
+    project: str
+    service: str
+    port: Port
 
 
 @dataclass(frozen=True)
@@ -242,6 +274,41 @@ def model(document: object) -> Model:
     return Model(word(top.get("name")), services, networks)
 
 
+def inside_here(declared: ServiceModel, inside: str) -> Path | None:
+    """Give the place on this machine of a path in a service's container; None = not mounted."""
+    wanted = PurePosixPath(inside)
+    found: tuple[int, Path] | None = None
+    for mount in declared.mounts:
+        target = PurePosixPath(mount.target)
+        if mount.source is None or not wanted.is_relative_to(target):
+            continue
+        if found is None or len(target.parts) > found[0]:
+            found = len(target.parts), mount.source / wanted.relative_to(target)
+    return found[1] if found is not None else None
+
+
+def elsewhere(found: Model, moved: Mapping[Path, Path]) -> Model:
+    """Give the same project with folders of the host in other places.
+
+    Args:
+        moved: where a folder is named, and where it is to be looked for.
+    """
+    if not moved:
+        return found
+
+    def place(mount: Mount) -> Mount:
+        for old, new in moved.items():
+            if mount.source is not None and mount.source.is_relative_to(old):
+                return replace(mount, source=new / mount.source.relative_to(old))
+        return mount
+
+    services = {
+        name: replace(one, mounts=tuple(place(mount) for mount in one.mounts))
+        for name, one in found.services.items()
+    }
+    return replace(found, services=services)
+
+
 def _undoubled(value: object) -> object:
     """Undo the doubling of each literal dollar sign."""
     if isinstance(value, str):
@@ -279,6 +346,8 @@ def _service(name: str, value: Mapping[str, object], volumes: Mapping[str, objec
         and check.get("disable") is not True
         and check.get("test") != ["NONE"],
         restart="" if value.get("restart") == "no" else word(value.get("restart")),
+        command=words(value.get("command")),
+        built=bool(value.get("build")),
     )
 
 
@@ -300,6 +369,44 @@ def _declared_mount(item: Mapping[str, object], volumes: Mapping[str, object]) -
         and (unsafe or table(item, "bind").get("create_host_path") is True),
         name="" if kind == "bind" else word(table(volumes, source).get("name")) or source,
     )
+
+
+def variables(text: str) -> tuple[Variable, ...]:
+    """Read what `docker compose config --variables` prints: a table, whatever `--format` asks.
+
+    Its columns are names, "true" or "false", and two texts that may hold anything.
+    """
+    head, *lines = text.splitlines() or [""]
+    default = head.find("DEFAULT VALUE")
+    if not head.startswith("NAME") or default < 0:
+        return ()
+    found: dict[str, Variable] = {}
+    for line in lines:
+        name, required, *_ = [*line.split(), "", ""]
+        if re.fullmatch(r"[A-Za-z_]\w*", name) and required in ("true", "false"):
+            found[name] = Variable(name, required == "true", bool(line[default:].strip()))
+    return tuple(found[name] for name in sorted(found))
+
+
+def has_default(name: str, text: str) -> bool:
+    """Whether a Compose file names a variable with a text for when it is not set, also an empty."""
+    return re.search(rf"\$\{{{name}:?[-+]", text) is not None
+
+
+_PUBLISHED = re.compile(r"(?:(\S+):)?(\d+)(?:-(\d+))?->(\d+)(?:-\d+)?/(\w+)")
+
+
+def published(text: str) -> tuple[Port, ...]:
+    """Read the column "Ports" of `docker ps`: "0.0.0.0:1883->1883/tcp, [::]:1883->1883/tcp"."""
+    found: list[Port] = []
+    for part in text.split(", "):
+        if (match := _PUBLISHED.fullmatch(part.strip())) is None:
+            continue
+        host, first, last, target, protocol = match.groups()
+        for step in range(int(last or first) - int(first) + 1):
+            address = _every((host or "").strip("[]"))
+            found.append(Port(address, int(first) + step, int(target) + step, protocol))
+    return tuple(found)
 
 
 # ---- docker inspect -----------------------------------------------------------------------------
@@ -407,9 +514,14 @@ def reason(text: str, secrets: Sequence[str] = (), *, lines: int = 6) -> str:
     ]
     said = "; ".join(kept[-lines:])
     said = re.sub(r"(failed to read \S+: line \d+: [^\"']*)[\"'].*", r"\1", said).strip()
+    return masked(said, secrets) or "it gave no reason"
+
+
+def masked(text: str, secrets: Sequence[str]) -> str:
+    """Take values out of a text."""
     for value in sorted(secrets, key=len, reverse=True):
-        said = said.replace(value, "***")
-    return said or "it gave no reason"
+        text = text.replace(value, "***")
+    return text
 
 
 _PROGRESS = re.compile(

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from iotops.clients import dockerprogram, process
-from iotops.clients.composemodel import Model, decode, model, reason, values_of
+from iotops.clients.composemodel import (
+    Model,
+    Variable,
+    decode,
+    elsewhere,
+    has_default,
+    model,
+    reason,
+    values_of,
+    variables,
+)
 from iotops.errors import StackError
 
 FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
@@ -27,8 +38,10 @@ class Project:
         files: Sequence[Path],
         name: str | None,
         environment: Mapping[str, str] | None,
+        moved: Mapping[Path, Path] | None = None,
     ) -> None:
         self.folder = folder.resolve()
+        self._moved = dict(moved or {})
         self.files = tuple(file.absolute() for file in files)
         self._given_name = name
         self._own = dict(environment or {})
@@ -44,7 +57,7 @@ class Project:
             StackError: the file is missing or broken, or a required variable is not set.
         """
         if self._model is None:
-            self._model = model(self.document())
+            self._model = elsewhere(model(self.document()), self._moved)
         return self._model
 
     def document(self) -> Mapping[str, object]:
@@ -78,6 +91,24 @@ class Project:
             raise StackError(f"{doing}: {self.reason(ended)}")
         lines = (line.split() for line in ended.out.splitlines())
         return {words[0]: words[1] for words in lines if len(words) == 2}
+
+    def variables(self) -> tuple[Variable, ...]:
+        """List the variables that the Compose files name.
+
+        Raises:
+            StackError: as `model`, but not for a variable that is not set.
+        """
+        doing = f"reading the variables of the Compose project in {self.folder}"
+        ended = self.compose("config", "--variables", doing=doing, limit=60)
+        if ended.code != 0:
+            raise StackError(f"{doing}: {self.reason(ended)}")
+        # The table does not tell `${NAME:-}` from `${NAME}`.
+        texts = "\n".join(self._texts())
+        found = variables(ended.out)
+        return tuple(
+            replace(one, has_default=one.has_default or has_default(one.name, texts))
+            for one in found
+        )
 
     @property
     def name(self) -> str:
@@ -139,26 +170,29 @@ class Project:
         except OSError:
             return ""
 
+    def _texts(self) -> list[str]:
+        """Read the Compose files; none of them where only Compose itself knows which they are."""
+        files = list(self.files)
+        if not files:
+            found = [self.folder / name for name in FILES if (self.folder / name).is_file()]
+            if len(found) != 1:
+                return []
+            override = found[0].stem + ".override"
+            overrides = [self.folder / (override + end) for end in (".yml", ".yaml")]
+            files = [*found, *(path for path in overrides if path.is_file())]
+        try:
+            return [path.read_text(encoding="utf-8") for path in files]
+        except (OSError, UnicodeDecodeError):
+            return []
+
     def _plain_name(self) -> str:
         """Read `name:` from the Compose files; empty where only Compose itself can tell."""
         if any(name.startswith("COMPOSE_") for name in self._own):
             return ""
         if re.search(r"^\s*(export\s+)?COMPOSE_", self._env_text(), re.MULTILINE):
             return ""
-        files = list(self.files)
-        if not files:
-            found = [self.folder / name for name in FILES if (self.folder / name).is_file()]
-            if len(found) != 1:
-                return ""
-            override = found[0].stem + ".override"
-            overrides = [self.folder / (override + end) for end in (".yml", ".yaml")]
-            files = [*found, *(path for path in overrides if path.is_file())]
         name = ""
-        for path in files:
-            try:
-                text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError):
-                return ""
+        for text in self._texts():
             for line in re.findall(r"^[\"']?name[\"']?\s*:.*$|^include\s*:", text, re.MULTILINE):
                 plain = re.fullmatch(r"name\s*:\s*[\"']?([a-z0-9][a-z0-9_-]*)[\"']?\s*", line)
                 if plain is None:

@@ -225,6 +225,16 @@ class Worktree:
         lines = found.out.decode("utf-8", "surrogateescape").split("\x00")
         return tuple(Uncommitted(line[:2], line[3:]) for line in lines if line)
 
+    def tracked(self, path: str) -> bool:
+        """Tell whether a file is in the index, committed already or about to be."""
+        doing = f"looking whether {path} is under Git"
+        return bool(self._git("ls-files", "-z", "--", _literal(path), doing=doing).out)
+
+    def ignored(self, path: str) -> bool:
+        """Tell whether `.gitignore` and its like keep a file out, whether or not it is there."""
+        doing = f"looking whether {path} is ignored"
+        return self._git("check-ignore", "--quiet", "--", path, doing=doing, ok=(0, 1)).code == 0
+
     def remote(self, name: str = "origin") -> str | None:
         """Give the address of a remote; None = there is none of that name."""
         found = self._git(

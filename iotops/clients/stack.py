@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from iotops.clients.composemodel import Container, Executed, Holder, Model, Volume
+from iotops.clients.composemodel import Container, Executed, Holder, Model, Variable, Volume
 
 
 class Stack(Protocol):
@@ -18,6 +18,10 @@ class Stack(Protocol):
 
     def model(self) -> Model:
         """Read the Compose project with every variable filled in."""
+        ...
+
+    def variables(self) -> tuple[Variable, ...]:
+        """List the variables that the Compose files name."""
         ...
 
     def containers(self) -> Mapping[str, Container]:
@@ -76,8 +80,14 @@ class Stack(Protocol):
         limit: float = 600,
         stdin: str | None = None,
         environment: Mapping[str, str] | None = None,
+        shown: Sequence[tuple[Path, str]] = (),
+        declared: bool = False,
     ) -> Executed:
         """Run a program in a container of its own, made from a service's image."""
+        ...
+
+    def platforms(self, image: str) -> tuple[str, ...]:
+        """Ask an image's registry for which platforms it has the image."""
         ...
 
     def mounting(self, path: Path) -> tuple[Holder, ...]:
