@@ -82,7 +82,7 @@ def configuration(path: Path, there: Callable[[str], Path | None]) -> Conf | Non
         None = it cannot be read, so nothing is known.
     """
     try:
-        lines = [*_lines(path, there)]
+        lines = [*directives(path, there)]
     except OSError:
         return None
     told: dict[str, str] = {}
@@ -109,8 +109,15 @@ def configuration(path: Path, there: Callable[[str], Path | None]) -> Conf | Non
     )
 
 
-def _lines(path: Path, there: Callable[[str], Path | None]) -> Iterator[tuple[str, str]]:
-    """Give the directives in the order in which the broker reads them."""
+def directives(path: Path, there: Callable[[str], Path | None]) -> Iterator[tuple[str, str]]:
+    """Give the directives in the order in which the broker reads them.
+
+    Args:
+        path, there: as `configuration`.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
     for line in path.read_text("utf-8", "replace").splitlines():
         key, _, value = line.strip().partition(" ")
         value = value.strip()
@@ -121,7 +128,7 @@ def _lines(path: Path, there: Callable[[str], Path | None]) -> Iterator[tuple[st
             yield key, value
             continue
         for included in sorted(folder.glob("*.conf")):
-            yield from _lines(included, lambda _: None)  # an included file includes no other
+            yield from directives(included, lambda _: None)  # an included file includes no other
 
 
 # -- databases -------------------------------------------------------------------------------------

@@ -227,7 +227,19 @@ class Service(ABC):
         yield from ()
 
     def validate(self, tree: Path) -> Iterator[Finding]:
-        """Yield what is wrong with a candidate configuration in the folder `tree`."""
+        """Yield what is wrong with a candidate configuration, tried on the image that would run.
+
+        Called on a service whose `place` is that of the candidate: `place.hub` is `tree` and
+        `place.stack.model()` its Compose file, while `place.folder` is the live one, for reading
+        only. Nothing may be changed; containers are made by `run_once(..., declared=True)`, whose
+        image is here.
+
+        Args:
+            tree: the candidate as the hub folder; the folder above it is for temporary files.
+
+        Raises:
+            IotopsError, OSError: it could not be tried.
+        """
         yield from ()
 
     def reload(self) -> OnChange:

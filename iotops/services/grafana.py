@@ -2,7 +2,8 @@
 
 The database is copied by SQLite's online backup; a plain copy of it was torn in eleven of 24
 tries under load. The JSON files of `export/` are a second way back that needs no Grafana of the
-same version; they are never loaded. Not here: provisioning files, which lie in the hub folder.
+same version; they are never loaded. Not here: what stands in provisioning files
+(`clients/grafanaprovisioning.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from iotops.clients import files
+from iotops.clients import files, grafanaprovisioning
+from iotops.clients.composemodel import inside_here
 from iotops.clients.http import JsonClient
 from iotops.clients.staging import Staging
 from iotops.config import Secret, ServerAddress
@@ -39,6 +41,8 @@ from iotops.services.base import BaseOptions, Service, compared, moved_url
 
 DATABASE = "grafana.db"
 EXPORT = "export"
+PROVISIONING = "/etc/grafana/provisioning"
+"""Where the image reads its provisioning files."""
 PAGE = 500
 """Entries of one page of a search."""
 
@@ -151,6 +155,18 @@ class Grafana(Service):
                 "Grafana does not accept our token or password: no export of dashboards as JSON",
                 hint=f"set {self.options.token_env} in .env to the token of a service account",
             )
+
+    def validate(self, tree: Path) -> Iterator[Finding]:
+        """Read the provisioning files; see `Service.validate`."""
+        model = self.place.stack.model().services[self.place.container]
+        inside = model.environment.get("GF_PATHS_PROVISIONING", PROVISIONING)
+        folder = inside_here(model, inside)
+        if folder is None or not folder.is_dir():
+            return  # nothing is provisioned from here
+        for fault in grafanaprovisioning.faults(
+            folder, model.environment, lambda path: inside_here(model, path)
+        ):
+            yield Finding(fault.code, fault.severity, self.name, fault.message, fault.hint)
 
     def _health(self) -> dict[str, object]:
         with JsonClient(self.options.url, name=self.name, timeout=(3.0, 10.0), tries=1) as client:

@@ -16,11 +16,13 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iotops.clients import files, mosquittofolder
+from iotops.clients import files, mosquittofolder, mosquittotrial
+from iotops.clients.composemodel import inside_here
 from iotops.clients.mosquittofolder import GENERATED, SQLITE, Conf, Users
+from iotops.clients.mosquittotrial import Tried
 from iotops.clients.staging import Staging
 from iotops.config import Port, Secret
 from iotops.errors import CaptureError, IotopsError, LoadError, StackError
@@ -186,7 +188,7 @@ class Mosquitto(Service):
             elif conf is not None and self._relative(conf.dynamic_security) == relative:
                 if not files.is_regular(path):
                     yield Finding("mosquitto.users", Severity.ERROR, self.name, *self._lost(path))
-        yield from self.validate(self.place.folder)
+        yield from self.judge_users(self.place.folder)
 
     # -- capture --------------------------------------------------------------------------------
 
@@ -313,15 +315,7 @@ class Mosquitto(Service):
     def _here(self, inside: str) -> Path | None:
         """Give the place on this machine of a path in the container; None = not mounted."""
         declared = self.place.stack.model().services.get(self.place.container)
-        wanted = PurePosixPath(inside)
-        found: tuple[int, Path] | None = None
-        for mount in declared.mounts if declared is not None else ():
-            target = PurePosixPath(mount.target)
-            if mount.source is None or not wanted.is_relative_to(target):
-                continue
-            if found is None or len(target.parts) > found[0]:
-                found = len(target.parts), mount.source / wanted.relative_to(target)
-        return found[1] if found is not None else None
+        return inside_here(declared, inside) if declared is not None else None
 
     def _relative(self, inside: str) -> str:
         """Give a path in the container as one below the service's folder; empty = elsewhere."""
@@ -402,7 +396,7 @@ class Mosquitto(Service):
         notes: list[str] = []
         conf = self._conf()
         self._check_databases(conf, folder)
-        for finding in self.validate(folder):
+        for finding in self.judge_users(folder):
             if finding.severity is Severity.ERROR:
                 raise LoadError(finding.message, hint=finding.hint)
             notes.append(finding.message)
@@ -434,14 +428,66 @@ class Mosquitto(Service):
             raise LoadError(str(error), hint="choose another snapshot: iotops snapshots") from error
 
     def validate(self, tree: Path) -> Iterator[Finding]:
+        """Have a broker of its own try the configuration, with today's users."""
+        configuration = self._here(CONFIGURATION)
+        if configuration is None or not configuration.is_file():
+            yield self._error(
+                "mosquitto.conf",
+                f"its container has no {CONFIGURATION}: 2.0 does not start, 2.1 lets in anybody",
+                "mount the folder with mosquitto.conf at /mosquitto/config",
+            )
+            return
+        lines = [*mosquittofolder.directives(configuration, self._here)]
+        password = self._password()
+        tried = mosquittotrial.trial(
+            self.place.stack,
+            self.place.stack.model().services[self.place.container],
+            CONFIGURATION,
+            lines,
+            tmp=tree.parent,
+            fixed=tree,
+            login=(self.options.username, password.reveal()) if password else None,
+        )
+        yield from self._judge_trial(tried)
+
+    def _judge_trial(self, tried: Tried) -> Iterator[Finding]:
+        if not tried.runs:
+            said = tried.words or "it gave no reason"
+            # In the container of the trial there is no network to have an address in.
+            if "Cannot assign requested address" in said:
+                yield self._warning(
+                    "mosquitto.conf",
+                    f"not proven: it listens at one address of its own ({said})",
+                    "write the listener without an address, and publish the port at one",
+                )
+                return
+            yield self._error(
+                "mosquitto.conf",
+                f"a broker of its image does not start with it: {said}",
+                "correct it; every word of it: man mosquitto.conf",
+            )
+        if tried.nameless:
+            yield self._error(
+                "mosquitto.open",
+                "a broker with it lets in anybody without a password",
+                "write: allow_anonymous false",
+            )
+        if tried.known is False:
+            yield self._error(
+                "mosquitto.login",
+                f"a broker with it refuses {self._user()}, with the password of .env",
+                "see that password_file names the file that holds the users",
+            )
+
+    def judge_users(self, folder: Path) -> Iterator[Finding]:
         """Judge the users in a service's folder before a broker stumbles over them.
 
         Args:
-            tree: laid out as the service's folder is. No line or name of it is ever repeated.
+            folder: laid out as the service's folder is. No line or name of it is ever repeated.
         """
         conf = self._conf()
         for relative in self._passwords(conf):
-            path = tree / relative
+            path = folder / relative
             if path.is_symlink():
                 yield self._warning(
                     "mosquitto.users",
@@ -453,10 +499,10 @@ class Mosquitto(Service):
                 yield from self._judge_lines(relative, users)
                 yield from self._judge_hashes(relative, users)
         for relative in self._dynamic(conf):
-            if not files.is_regular(tree / relative):
+            if not files.is_regular(folder / relative):
                 continue
             try:
-                users = mosquittofolder.dynamic_security(tree / relative)
+                users = mosquittofolder.dynamic_security(folder / relative)
             except CaptureError as error:
                 yield Finding(
                     "mosquitto.users",
@@ -564,6 +610,9 @@ class Mosquitto(Service):
 
     def _warning(self, code: str, message: str, hint: str) -> Finding:
         return Finding(code, Severity.WARNING, self.name, message, hint)
+
+    def _error(self, code: str, message: str, hint: str) -> Finding:
+        return Finding(code, Severity.ERROR, self.name, message, hint)
 
     def _user(self) -> str:
         return f"user {self.options.username}"

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from iotops import flowdoc
-from iotops.clients import files, noderedfolder
+from iotops.clients import files, noderedfolder, noderedtrial
 from iotops.clients.http import JsonClient, Response
 from iotops.clients.noderedfolder import LOCK, MODULES, PACKAGE, PROJECTS, RUNTIME, FlowSet
 from iotops.clients.staging import Staging
@@ -471,10 +471,52 @@ class NodeRed(Service):
             )
         return f"the palette was rebuilt by npm {command}, install scripts included"
 
+    # -- a candidate ------------------------------------------------------------------------
+
+    def validate(self, tree: Path) -> Iterator[Finding]:
+        """Have the image's node load the settings, and today's credentials opened by them."""
+        model = self.place.stack.model().services[self.place.container]
+        told = noderedtrial.trial(self.place.stack, model)
+        if told.failure:
+            yield self._finding(
+                "nodered.settings",
+                Severity.ERROR,
+                f"Node-RED could not load its settings: {told.failure}",
+                "correct settings.js, or what it needs of .env",
+            )
+            return
+        if not told.admin:
+            yield from self._judge_access({})
+        ports = {port.target for port in model.ports}
+        if told.port and ports and told.port not in ports:
+            yield self._finding(
+                "nodered.port",
+                Severity.WARNING,
+                f"it would listen at port {told.port}, and the Compose file publishes"
+                f" {', '.join(map(str, sorted(ports)))} of its container",
+                "write the same port into both",
+            )
+        held = FlowSet.still(self.place.folder, self.options.flow_file)
+        if told.plain:
+            return
+        verdict = self._decrypt(self.place.folder, held, own=told.secret or Secret(""))
+        if verdict.error or verdict.key == "unknown":
+            yield self._finding(
+                "nodered.key",
+                Severity.ERROR,
+                "its credentialSecret does not open today's credentials: Node-RED would run without"
+                " them, and the next deploy would erase them",
+                f"keep the credentialSecret: {self.options.secret_env} of .env",
+            )
+
     # -- the key of the credentials ---------------------------------------------------------
 
     def _decrypt(
-        self, folder: Path, held: FlowSet, there: Collection[str] | None = None
+        self,
+        folder: Path,
+        held: FlowSet,
+        there: Collection[str] | None = None,
+        own: Secret | None = None,
     ) -> _Verdict:
         """Open the credentials of a folder with the key that Node-RED will use there.
 
@@ -483,6 +525,7 @@ class NodeRed(Service):
 
         Args:
             there: the relative paths that count; None = whatever is there.
+            own: the `credentialSecret`, where it is known; empty = there is none.
         """
         counts = held.credentials and (there is None or held.credentials in there)
         data = noderedfolder.read(folder / held.credentials) if counts else None
@@ -498,7 +541,7 @@ class NodeRed(Service):
                 key="none",
                 warning="the credentials are stored unencrypted (credentialSecret: false)",
             )
-        keys = self._keys(folder, held)
+        keys = self._keys(folder, held, own)
         for number, (name, secret) in enumerate(keys):
             opened = decrypt(sealed, secret.reveal())
             if opened is None:
@@ -523,23 +566,23 @@ class NodeRed(Service):
             " do not deploy before: a deploy would erase the credentials",
         )
 
-    def _keys(self, folder: Path, held: FlowSet) -> list[tuple[str, Secret]]:
+    def _keys(self, folder: Path, held: FlowSet, own: Secret | None) -> list[tuple[str, Secret]]:
         """The keys that there are, as Node-RED would try them."""
         if held.project:
             projects = noderedfolder.as_object(noderedfolder.read(folder / PROJECTS)) or {}
             listed = projects.get("projects")
             project = listed.get(held.project) if isinstance(listed, dict) else None
-            own = project.get("credentialSecret") if isinstance(project, dict) else None
-            if isinstance(own, str) and own:
-                return [("the project's key", Secret(own))]
+            key = project.get("credentialSecret") if isinstance(project, dict) else None
+            if isinstance(key, str) and key:
+                return [("the project's key", Secret(key))]
         found: list[tuple[str, Secret]] = []
         generated = (noderedfolder.as_object(noderedfolder.read(folder / RUNTIME)) or {}).get(
             "_credentialSecret"
         )
         if isinstance(generated, str) and generated:
             found.append(("the generated key", Secret(generated)))
-        own_secret = self._own_secret(folder)
-        if own_secret is not None:
+        own_secret = self._own_secret(folder) if own is None else own
+        if own_secret is not None and own_secret.reveal():
             found.append(("the credentialSecret", own_secret))
         return found
 

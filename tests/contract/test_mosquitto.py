@@ -26,6 +26,7 @@ import pytest
 from iotops.actions import plausible
 from iotops.errors import CaptureError, GuardError, LoadError
 from iotops.model import HostRecord, Manifest, Mode, Outcome, ServiceRecord, Severity
+from iotops.services.mosquitto import Mosquitto
 from tests.conftest import need
 from tests.contract.bench import Bench
 from tests.contract.kind_mosquitto import RETAINED, DynamicKind, Kind, SqliteKind, until
@@ -94,7 +95,9 @@ def ended(bench: Bench) -> bool:
 
 def codes(bench: Bench, tree: Path | None = None) -> list[tuple[str, Severity]]:
     """What is found in a folder, by default the live one."""
-    found = bench.service().validate(tree or bench.ground.folder)
+    service = bench.service()
+    assert isinstance(service, Mosquitto)
+    found = service.judge_users(tree or bench.ground.folder)
     return [(one.code, one.severity) for one in found]
 
 

@@ -46,6 +46,7 @@ DOORS = {
     "pydantic": ("iotops.config", "iotops.manifest"),
     "pydantic_core": ("iotops.config", "iotops.manifest"),
     "segno": ("iotops.actions.kitpage",),
+    "yaml": ("iotops.clients.grafanaprovisioning",),
     "apprise": ("iotops.notify",),
 }
 
@@ -114,7 +115,12 @@ def test_each_library_has_one_door(module: str) -> None:
         assert allowed, f"{module} imports {name}; its door is {DOORS[name]}"
 
 
-IMPORTED_AS = {"gitpython": "git", "paho-mqtt": "paho", "websocket-client": "websocket"}
+IMPORTED_AS = {
+    "gitpython": "git",
+    "paho-mqtt": "paho",
+    "pyyaml": "yaml",
+    "websocket-client": "websocket",
+}
 
 
 def test_what_is_installed_is_used() -> None:

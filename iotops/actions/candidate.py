@@ -1,0 +1,332 @@
+"""Look at a candidate configuration before anything of the hub is touched.
+
+A candidate is a folder with the files of a commit. Compose reads it with the real `.env`; images,
+ports and folders are asked for on this machine; every kind tries its own files on the real server
+of the image that would run (`Service.validate`). Nothing is pulled, written into the hub or sent
+out. Not here: how a candidate comes to look like the hub folder (`candidateview.py`), comparing it
+with the hub, and putting it in place (`sync.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from iotops import config
+from iotops.actions import envcheck
+from iotops.actions.candidateview import View, candidate_view
+from iotops.clients import enginelook, files
+from iotops.clients.compose import ComposeStack
+from iotops.clients.composemodel import Mount, Port, Publisher, masked
+from iotops.errors import IotopsError, StackError
+from iotops.events import Report, silent, step
+from iotops.hub import Hub, options_of
+from iotops.model import Finding, Severity
+from iotops.services.base import Service
+
+SECRET_NAME = re.compile(r"PASS|PWD|TOKEN|SECRET|KEY|CREDENTIAL", re.IGNORECASE)
+SHORTEST = 8
+"""Letters that a value must have to be looked for in files: a shorter one is there by chance."""
+LARGEST = 1 << 20
+"""Bytes up to which a file of a candidate is searched for secrets."""
+
+
+def examine(hub: Hub, tree: Path, report: Report = silent) -> tuple[Finding, ...]:
+    """Examine the files of a candidate against this hub, its machine and its images.
+
+    Args:
+        hub: the running hub; nothing of it is changed.
+        tree: the hub files of a commit, without `.env`: the hub's own is used.
+
+    Returns:
+        All findings, without any value of `.env`; an ERROR means that it must not be applied.
+
+    Raises:
+        StackError, ProgramMissing: Docker or Compose is not there: nothing can be said.
+    """
+    hub.stack.require()
+    with candidate_view(hub, tree.resolve()) as view:
+        found = [*_looked(view, report)]
+    secrets = [*_secrets(hub, shortest=4).values()]  # a server's words may hold one
+    seen, real = str(view.folder), str(hub.folder)
+    return tuple(
+        replace(one, message=masked(one.message.replace(seen, real), secrets)) for one in found
+    )
+
+
+def _looked(view: View, report: Report) -> Iterator[Finding]:
+    yield from _guarded("files", partial(_files, view), report)
+    try:
+        settings = config.load(view.folder / config.FILE, options_of)
+    except IotopsError as error:
+        yield Finding("candidate.settings", Severity.ERROR, config.FILE, error.message, error.hint)
+        settings = view.hub.settings
+    moved = {view.hub.folder.resolve(): view.folder}
+    hub = Hub(view.folder, settings, rehearsal=ComposeStack(view.folder, moved=moved))
+    yield from _guarded("settings", partial(_settings, view.hub, hub), report)
+    lacking = False
+    with suppress(StackError), step(report, "look at", "variables"):  # told by the next look
+        for one in envcheck.variables(hub):
+            lacking |= one.severity is Severity.ERROR
+            yield one
+    try:
+        with step(report, "look at", "compose"):
+            services, models = hub.services, hub.model.services
+    except IotopsError as error:
+        if not (lacking and "required variable" in error.message):
+            text = error.message.partition(": ")[2] or error.message
+            yield _finding("candidate.compose", _compose(view), text, "correct the file")
+        return
+    yield from _guarded("compose", partial(_project, view, hub), report)
+    yield from _guarded("images", partial(_images, hub), report)
+    if enginelook.on_this_machine():
+        yield from _guarded("ports", partial(_ports, view.hub, hub), report)
+        yield from _guarded("folders", partial(_folders, view, hub), report)
+    here = enginelook.images_here({one.image for one in models.values() if one.image})
+    for service in services:
+        model = models.get(service.place.container)
+        if model is not None and model.image in here:
+            yield from _guarded(service.name, partial(_service, service, view), report)
+
+
+def _guarded(name: str, look: Callable[[], Iterator[Finding]], report: Report) -> Iterator[Finding]:
+    """Take one look; what keeps it from being taken is a finding, and the others go on."""
+    with step(report, "look at", name):
+        found: list[Finding] = []
+        try:
+            found += look()
+        except OSError as error:
+            text = f"{error.filename or name}: {error.strerror or error}"
+            found.append(Finding("candidate.unreadable", Severity.ERROR, name, text))
+        except IotopsError as error:
+            code = f"candidate.{type(error).__name__.lower()}"
+            found.append(Finding(code, Severity.ERROR, name, error.message, error.hint))
+    yield from found
+
+
+def _secrets(hub: Hub, *, shortest: int = SHORTEST) -> Mapping[str, str]:
+    """Give the values of `.env` whose name says that they are secret."""
+    values = {name: value.reveal() for name, value in hub.env.items() if SECRET_NAME.search(name)}
+    return {name: value for name, value in values.items() if len(value) >= shortest}
+
+
+# ---- files and settings -------------------------------------------------------------------------
+
+
+def _files(view: View) -> Iterator[Finding]:
+    """Find secrets among the files: `.env` itself, and values of the real one."""
+    if os.path.lexists(view.tree / envcheck.FILE):
+        yield Finding(
+            "candidate.secret",
+            Severity.ERROR,
+            envcheck.FILE,
+            f"the commit holds {envcheck.FILE}: its secrets go wherever the repository goes",
+            f"take it out: git rm --cached {envcheck.FILE}; then change the secrets",
+        )
+    secrets = {
+        name: value.encode("utf-8", "surrogateescape") for name, value in _secrets(view.hub).items()
+    }
+    for path in sorted(view.tree.rglob("*")):
+        relative = path.relative_to(view.tree)
+        if relative.parts[0] in (".git", envcheck.FILE) or not files.is_regular(path):
+            continue
+        if path.stat().st_size > LARGEST:
+            continue
+        data = path.read_bytes()
+        for name, value in secrets.items():
+            if value in data:
+                yield Finding(
+                    "candidate.secret",
+                    Severity.ERROR,
+                    str(relative),
+                    f"the value of {name} from {envcheck.FILE} stands in {relative}",
+                    f"write ${{{name}}} in its place, and change the secret",
+                )
+
+
+def _settings(now: Hub, then: Hub) -> Iterator[Finding]:
+    """Find settings that would make it another hub, or the same one with other data."""
+    for key, old, new in (
+        ("hub.id", now.id, then.id),
+        ("data.root", str(now.root), str(then.root)),
+        ("data.kind", now.settings.data.kind, then.settings.data.kind),
+    ):
+        if old != new:
+            yield Finding(
+                "candidate.other",
+                Severity.ERROR,
+                config.FILE,
+                f"{key} is {new!r} there and {old!r} here: that is another hub, or other data",
+                "such a change is made by hand, with the stack down",
+            )
+    if now.name != then.name:
+        yield Finding(
+            "candidate.renamed",
+            Severity.WARNING,
+            config.FILE,
+            f"hub.name changes from {now.name!r} to {then.name!r}: new snapshots come under the"
+            " new name, retention sees two series",
+        )
+
+
+# ---- the Compose model --------------------------------------------------------------------------
+
+
+def _compose(view: View) -> str:
+    names = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+    return next((name for name in names if (view.folder / name).exists()), "docker-compose.yaml")
+
+
+def _project(view: View, hub: Hub) -> Iterator[Finding]:
+    """Find a change that would leave the running containers behind."""
+    if not _readable(view.hub):
+        return
+    running = view.hub.model.project
+    if hub.model.project != running:
+        yield _finding(
+            "candidate.project",
+            _compose(view),
+            f"the project would be called {hub.model.project}; the containers that run belong to"
+            f" {running} and would hold their ports and data",
+            f'keep the line: name: "{running}"',
+        )
+    for service in view.hub.services:
+        if service.place.container not in hub.model.services:
+            yield Finding(
+                "candidate.removed",
+                Severity.WARNING,
+                service.name,
+                f"the Compose file has no {service.place.container} any more; its data stays in"
+                f" {service.place.folder}, and no backup takes it as a service",
+            )
+
+
+def _readable(hub: Hub) -> bool:
+    """Whether the files that are in place now can be read; a candidate may be what mends them."""
+    try:
+        return bool(hub.services)
+    except IotopsError:
+        return False
+
+
+def _images(hub: Hub) -> Iterator[Finding]:
+    wanted = {one.image for one in hub.model.services.values() if one.image and not one.built}
+    here = enginelook.images_here(wanted)
+    own = enginelook.platform()
+    for name, model in sorted(hub.model.services.items()):
+        if model.built:
+            continue
+        if not model.image:
+            yield _finding("image.none", name, "it names no image", "write: image: NAME:VERSION")
+        elif (there := here.get(model.image)) is None:
+            yield from _absent(hub, name, model.image, own)
+        elif there != own and there.count("/") == 1:
+            yield Finding(
+                "image.platform",
+                Severity.WARNING,
+                name,
+                f"the image {model.image} on this machine is for {there}, the machine is {own}",
+                f"docker pull {model.image}",
+            )
+
+
+def _absent(hub: Hub, name: str, image: str, own: str) -> Iterator[Finding]:
+    pull = f"docker pull {image}"
+    try:
+        offered = hub.stack.platforms(image)
+    except StackError as error:
+        why = error.message.partition(": ")[2]
+        text = f"the image {image} is not here, and its registry does not give it: {why}"
+        yield _finding("image.missing", name, text, f"correct its name, or get it here: {pull}")
+        return
+    if offered and own not in offered:
+        text = f"the image {image} exists for {', '.join(offered)}; this machine is {own}"
+        yield _finding("image.platform", name, text, "choose an image for this machine")
+        return
+    yield Finding(
+        "image.pull",
+        Severity.WARNING,
+        name,
+        f"the image {image} is not here yet; it can be pulled, but nothing was tried with it",
+        f"{pull}; then look again",
+    )
+
+
+# ---- this machine -------------------------------------------------------------------------------
+
+
+def _ports(now: Hub, then: Hub) -> Iterator[Finding]:
+    """Find ports that somebody else holds; what this hub's own containers hold will be free."""
+    held = enginelook.publishers()
+    project = now.model.project if _readable(now) else then.model.project
+    seen: list[tuple[str, Port]] = []
+    for name, model in sorted(then.model.services.items()):
+        for port in model.ports:
+            if not port.published:
+                continue
+            shown = f"{port.host + ':' if port.host else ''}{port.published}/{port.protocol}"
+            if (other := next((one for one, its in seen if _same(port, its)), None)) is not None:
+                text = f"port {shown} is published by {other} too"
+                yield _finding("port.twice", name, text, "give one of them another port")
+                continue
+            seen.append((name, port))
+            if why := _taken(port, held, project):
+                text = f"port {shown} is not free: {why}"
+                yield _finding("port.taken", name, text, f"who holds it: ss -lntup | grep {shown}")
+
+
+def _taken(port: Port, held: Sequence[Publisher], project: str) -> str:
+    holders = [one for one in held if _same(port, one.port)]
+    foreign = [one for one in holders if one.project != project]
+    if foreign:
+        return f"the container {foreign[0].name} holds it"
+    if holders:
+        return ""
+    return enginelook.taken(port)
+
+
+def _same(one: Port, other: Port) -> bool:
+    """Whether two ports cannot be held at once: one of them on every address, or on the same."""
+    if (one.published, one.protocol) != (other.published, other.protocol):
+        return False
+    return not one.host or not other.host or one.host == other.host
+
+
+def _folders(view: View, hub: Hub) -> Iterator[Finding]:
+    for name, model in sorted(hub.model.services.items()):
+        for mount in model.mounts:
+            if mount.kind == "bind" and mount.source is not None:
+                yield from _folder(view, name, mount, mount.source)
+
+
+def _folder(view: View, name: str, mount: Mount, source: Path) -> Iterator[Finding]:
+    relative = view.relative(source)
+    there = source if relative is None else view.folder / relative
+    if there.exists():
+        return
+    shown = source if relative is None else view.hub.folder / relative
+    where = f"{shown}, which {name} sees as {mount.target}, does not exist"
+    if relative is not None:
+        text = f"{where}, and the commit does not bring it"
+        yield _finding("mount.missing", name, text, f"add {relative} to the commit")
+    elif not mount.creates_host_path:
+        text = f"{where}: the container would not start"
+        yield _finding("mount.missing", name, text, f"make it with its owner: mkdir -p {shown}")
+    else:
+        text = f"{where}: Docker would make it empty, as root's"
+        yield Finding(
+            "mount.creates", Severity.WARNING, name, text, f"make it with its owner: mkdir {shown}"
+        )
+
+
+def _service(service: Service, view: View) -> Iterator[Finding]:
+    yield from service.validate(view.folder)
+
+
+def _finding(code: str, subject: str, message: str, hint: str = "") -> Finding:
+    return Finding(code, Severity.ERROR, subject, message, hint)

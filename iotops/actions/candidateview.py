@@ -1,0 +1,130 @@
+"""A candidate configuration as if it were the hub folder, in a folder of its own.
+
+Links lead to the candidate's files and to what only this machine has: `.env`, the override file.
+Where files of this machine lie among the candidate's (a password file beside `mosquitto.conf`), the
+folder is copied and they are put into it, because a container that has it mounted could not follow
+a link. Not here: any judgement (`candidate.py`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from iotops.clients import files
+from iotops.clients.git import Worktree
+from iotops.hub import Hub
+
+PREFIX = "candidate-"
+"""Begin of the name of a view's folder; one that nobody holds is removed by the next look."""
+YOUNG = 60.0
+"""Seconds in which a view's folder may exist and not be held yet."""
+LARGEST = 1 << 20
+"""Bytes up to which a file of this machine is put among the candidate's: configuration is small."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A candidate as if it were the hub folder.
+
+    Attributes:
+        hub: the running hub. tree: the candidate's files. folder: the view.
+    """
+
+    hub: Hub
+    tree: Path
+    folder: Path
+
+    def relative(self, path: Path) -> Path | None:
+        """Give a path of the hub folder or of this view as one below it; None = elsewhere."""
+        for top in (self.folder, self.hub.folder, self.tree):
+            if path.is_relative_to(top):
+                return path.relative_to(top)
+        return None
+
+
+@contextmanager
+def candidate_view(hub: Hub, tree: Path) -> Iterator[View]:
+    """Make the view of a candidate, and remove it in every case.
+
+    It has the hub folder's name, after which Compose calls a project that has none of its own.
+
+    Args:
+        tree: the candidate's files, absolute.
+    """
+    tmp = hub.layout.tmp if hub.layout.tmp.is_dir() else Path(tempfile.gettempdir())
+    sweep(tmp)
+    top = Path(tempfile.mkdtemp(prefix=PREFIX, dir=tmp))
+    held = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        folder = top / hub.folder.resolve().name
+        folder.mkdir()
+        _fill(folder, hub, tree)
+        yield View(hub, tree, folder)
+    finally:
+        files.remove_tree(top)
+        os.close(held)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the views of looks that were killed; one that somebody holds stays."""
+    for path in folder.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - path.stat().st_mtime > YOUNG:
+                    files.remove_tree(path)
+            finally:
+                os.close(held)
+
+
+def _fill(folder: Path, hub: Hub, tree: Path) -> None:
+    here = hub.folder.resolve()
+    repository = Worktree(here, owner=hub.owner)
+    known: frozenset[str] = frozenset()
+    if repository.exists() and repository.head() is not None:
+        known = frozenset(repository.files())
+    tops = {path.partition("/")[0] for path in known}
+    for path in sorted(tree.iterdir()):
+        if path.name == ".env":  # this machine's own counts
+            continue
+        mine = [*_local(here, path.name, known, hub.root)] if path.is_dir() else []
+        if not mine:
+            (folder / path.name).symlink_to(path)
+            continue
+        shutil.copytree(path, folder / path.name, symlinks=True)
+        for relative in mine:
+            target = folder / relative
+            if not os.path.lexists(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                files.copy_plain(here / relative, target)
+    for path in sorted(here.iterdir()):
+        # What is under Git and not in the candidate is meant to go.
+        if (
+            path.name != ".git"
+            and path.name not in tops
+            and not os.path.lexists(folder / path.name)
+        ):
+            (folder / path.name).symlink_to(path)
+
+
+def _local(here: Path, name: str, known: frozenset[str], root: Path) -> Iterator[Path]:
+    """Yield the small files below a folder of the hub folder that are not under Git."""
+    for top, inner, names in os.walk(here / name):
+        inner[:] = [one for one in inner if one != ".git" and Path(top) / one != root]
+        for one in names:
+            path = Path(top) / one
+            relative = path.relative_to(here)
+            if relative.as_posix() in known or not files.is_regular(path):
+                continue
+            if path.stat().st_size <= LARGEST:
+                yield relative
