@@ -202,6 +202,11 @@ class DataSettings(_Table):
         description="Docker volumes whose content nobody needs back, by name or `SERVICE:/PATH`;"
         " any other that holds files makes a backup partial",
     )
+    old_data_days: Annotated[int, Field(strict=True, ge=1, le=36_500)] = Field(
+        default=7,
+        description="days that data which a restore has put aside is kept in any case; the first"
+        " complete backup after them removes it",
+    )
 
 
 Count = Annotated[int, Field(strict=True, ge=0, le=100_000)]

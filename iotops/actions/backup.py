@@ -11,17 +11,19 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from iotops import disk
-from iotops.actions import history, inside, resume, swap
+from iotops.actions import aside, history, inside, resume, swap
+from iotops.actions.aside import OldData
 from iotops.actions.beside import Beside
 from iotops.actions.ours import Ours, check_repository
 from iotops.actions.recorded import recorded
 from iotops.errors import Exit, GuardError, IotopsError
 from iotops.events import Noted, Report, silent
 from iotops.hub import Hub
-from iotops.journal import Run, State
+from iotops.journal import Run, RunRecord, State
 from iotops.model import Accepted, Manifest, Outcome
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class BackedUp:
         warnings: what is odd about the disk or about who else writes, and what failed after the
             snapshot was safe; it is as good as without them.
         copies: what became of the copies to further repositories.
+        discarded: old data of restores that was old enough to go.
     """
 
     run: str
@@ -53,6 +56,7 @@ class BackedUp:
     forgotten: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     copies: tuple[Copied, ...] = ()
+    discarded: tuple[OldData, ...] = ()
 
     @property
     def exit(self) -> Exit:
@@ -120,6 +124,7 @@ def back_up(hub: Hub, accepted: Accepted | None = None, report: Report = silent)
             done = replace(done, warnings=(*done.warnings, warning))
         if outcome is Outcome.COMPLETE:  # so the disk is the right one, whatever it was before
             hub.state.update(disk=disk.identity(hub.root) or hub.state.read().disk)
+            done = _let_go(hub, run.record, done, report)
         # Runs of their own, after this one's record was closed: the backup is good, whatever comes.
         if hub.copies:
             done = replace(done, copies=_copy(hub, done, report))
@@ -130,6 +135,19 @@ def back_up(hub: Hub, accepted: Accepted | None = None, report: Report = silent)
         after = retention.after_backup(hub, ours.snapshots, snapshot, report)
         warnings = (*done.warnings, *after.warnings)
         return replace(done, forgotten=after.forgotten, warnings=warnings)
+
+
+def _let_go(hub: Hub, record: RunRecord, done: BackedUp, report: Report) -> BackedUp:
+    """Remove the old data of restores for which this backup is the later one; as good without."""
+    begun = datetime.fromisoformat(record.started)
+    try:
+        chosen = aside.due(aside.old_data(hub), begun, datetime.now(UTC))
+        aside.discard(hub, [one.run for one in chosen], record.id, report)
+    except (IotopsError, OSError) as error:
+        text = f"old data of restores could not be removed: {error}"
+        report(Noted("warning", text))
+        return replace(done, warnings=(*done.warnings, text))
+    return replace(done, discarded=chosen)
 
 
 def _copy(hub: Hub, done: BackedUp, report: Report) -> tuple[Copied, ...]:

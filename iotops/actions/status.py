@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from iotops import disk
 from iotops.actions import copies, history, kit, upkeep
-from iotops.actions.aside import old_data
+from iotops.actions.aside import OldData, old_data
 from iotops.clients import files
 from iotops.hub import Hub
 from iotops.journal import RunRecord
@@ -50,7 +50,8 @@ class Status:
     Attributes:
         services: name -> what the last backup says of it.
         running: the run that goes on now, if one does.
-        old_data: bytes that restores have put aside. free: bytes free on the data root.
+        old_data: bytes that restores have put aside; aside: the same one by one.
+        free: bytes free on the data root.
         kit_made, kit_proven: when the recovery kit was; ISO 8601 UTC, or "".
         sync: where the hub stands to Git, as it was last looked at (`journal.State.sync`).
         findings: of the mount guard, of the repository's upkeep, of copies, of the kit, and of
@@ -72,6 +73,7 @@ class Status:
     findings: tuple[Finding, ...]
     copies: tuple[CopyStatus, ...] = ()
     sync: Mapping[str, str] = field(default_factory=dict)
+    aside: tuple[OldData, ...] = ()
 
 
 def status(hub: Hub) -> Status:
@@ -86,7 +88,7 @@ def status(hub: Hub) -> Status:
     if state.sync.get("returned"):
         findings.append(returned(state.sync))
     services = {name: "never backed up" for name in hub.settings.services}
-    running, old = "", 0
+    running, old = "", tuple[OldData, ...]()
     if here and not os.access(hub.layout.journal, os.R_OK | os.X_OK):
         services = dict.fromkeys(services, "not known to this user")
         findings.append(
@@ -109,7 +111,7 @@ def status(hub: Hub) -> Status:
                 findings.append(died(record))
             elif record.outcome == "running":
                 running = record.id
-        old = sum(one.bytes for one in old_data(hub))
+        old = old_data(hub)
     actions = sorted(state.last)
     return Status(
         hub=hub.name,
@@ -131,7 +133,8 @@ def status(hub: Hub) -> Status:
         running=running,
         snapshot=state.snapshot,
         free=files.free_bytes(hub.root) if here else 0,
-        old_data=old,
+        old_data=sum(one.bytes for one in old),
+        aside=old,
         kit_made=state.kit.get("made", ""),
         kit_proven=state.kit.get("proven", ""),
         findings=tuple(findings),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,6 @@ from iotops.actions import aside, resume, swap
 from iotops.actions.aside import OldData
 from iotops.actions.recorded import recorded
 from iotops.actions.stack import wait_ready
-from iotops.clients import files
 from iotops.errors import RestoreError
 from iotops.events import Report, silent, step
 from iotops.hub import Hub
@@ -24,13 +24,17 @@ from iotops.signals import shield
 
 ENDED = ("complete", "partial", "failed")
 """Outcomes of a restore that may have left its exchange in place."""
+DONE = "complete"
 OLD = timedelta(days=7)
 """A restore that is older than this is undone only when it is named."""
 
 
 @dataclass(frozen=True)
 class Undone:
-    """What `undo` did: the restore's run, and the services that have their old data again."""
+    """What `undo` did: the restore's run, and the services that have their old data again.
+
+    `run` is the undo's own; the restore's where that had died, and was only to be taken back.
+    """
 
     run: str
     restore: str
@@ -78,12 +82,24 @@ def choose(hub: Hub, run: str = "") -> RunRecord:
 def look(hub: Hub, run: str = "") -> RunRecord:
     """Find the restore that `undo` would swap back, to be shown before it is asked for.
 
+    One that died in its exchange comes before all others: nothing else is meant by it.
+
     Raises:
         RestoreError: see `choose`. GuardError: the data root is not there. Locked: a run goes on.
     """
     hub.guard()
     with hub.locked("undo"):
-        return choose(hub, run)
+        return _died(hub, run) or choose(hub, run)
+
+
+def _died(hub: Hub, run: str) -> RunRecord | None:
+    """Give the restore that died and is not settled, or whose undo did."""
+    for dead in reversed(hub.journal.dead()):
+        meant = dead.about.get("restore", "") if dead.action == "undo" else dead.id
+        if dead.action in ("restore", "undo") and run in ("", dead.id, meant):
+            known = {one.id: one for one in hub.journal.runs()}
+            return known.get(meant, dead)
+    return None
 
 
 def touched(record: RunRecord) -> tuple[str, ...]:
@@ -110,7 +126,10 @@ def undo(hub: Hub, run_id: str = "", report: Report = silent) -> Undone:
     began = time.monotonic()
     hub.guard()
     with hub.locked("undo"):
-        resume.settle(hub, report)
+        died = _died(hub, run_id)
+        settled = resume.settle(hub, report)
+        if died is not None and _is_done(died, settled):
+            return Undone(died.id, died.id, touched(died), time.monotonic() - began)
         record = choose(hub, run_id)
         missing = [
             one.service for one in record.swaps if one.had_old and not os.path.lexists(one.old)
@@ -132,6 +151,14 @@ def undo(hub: Hub, run_id: str = "", report: Report = silent) -> Undone:
                     aside.release(hub, run)
                     aside.measured(hub, run)
         return Undone(run.id, record.id, services, time.monotonic() - began)
+
+
+def _is_done(restore: RunRecord, settled: Sequence[RunRecord]) -> bool:
+    """Whether settling dead runs was all that there is to do about a restore."""
+    return any(
+        one.id == restore.id or (one.about.get("restore") == restore.id and one.outcome == DONE)
+        for one in settled
+    )
 
 
 def _swap_back(hub: Hub, run: Run, record: RunRecord, report: Report) -> tuple[str, ...]:
@@ -180,11 +207,8 @@ def discard(hub: Hub, report: Report = silent) -> tuple[OldData, ...]:
     with hub.locked("undo --discard"):
         resume.settle(hub, report)
         found = aside.old_data(hub)
-        # Before anything goes: half of it must never be swapped in.
-        for record in hub.journal.runs():
-            if record.action == "restore" and record.swaps:
-                hub.journal.reopen(record).note(swaps=())
-        for one in found:
-            with step(report, "discard", one.run):
-                files.remove_tree(hub.layout.replaced / one.run)
+        kept = {one.run for one in found}
+        # A restore that found nothing to put aside cannot be undone after this either.
+        kept |= {one.id for one in hub.journal.runs() if one.action == "restore" and one.swaps}
+        aside.discard(hub, sorted(kept), "undo --discard", report)
         return found

@@ -78,6 +78,10 @@ def backup(
     lines += render.copies(made.copies)
     if made.forgotten:
         lines.append(f"old snapshots forgotten: {len(made.forgotten)} (iotops retention)")
+    lines += [
+        f"old data of {one.run} removed, {render.size(one.bytes)}: this backup is the later one"
+        for one in made.discarded
+    ]
     out.result(
         {
             "run": made.run,
@@ -87,6 +91,7 @@ def backup(
             "forgotten": made.forgotten,
             "warnings": made.warnings,
             "copies": made.copies,
+            "discarded": made.discarded,
             "saved": saved,
             "seconds": made.seconds,
             "services": {
@@ -291,8 +296,8 @@ def undo(
     out = screen(as_json, quiet)
     hub = open_hub(hub_folder)
     if discard:
-        for one in old_data(hub):
-            out.say(f"{one.run}: {render.size(one.bytes)}")
+        for line in render.old_data(old_data(hub)):
+            out.say(line)
         confirm("Remove this old data for good?", yes=yes)
         gone = action.discard(hub, out.report)
         freed = sum(one.bytes for one in gone)
@@ -301,14 +306,16 @@ def undo(
     chosen = action.look(hub, run)
     services = action.touched(chosen)
     about = {"restore": chosen.id, "snapshot": chosen.snapshot, "services": services}
+    when = render.age(chosen.ended) if chosen.ended else chosen.death
     line = (
-        f"restore {chosen.id}, {render.age(chosen.ended)}, of snapshot {chosen.snapshot[:8]}:"
-        f" {', '.join(services)}"
+        f"restore {chosen.id}, {when}, of snapshot {chosen.snapshot[:8]}:"
+        f" {', '.join(services) or 'nothing was exchanged'}"
     )
     out.shown("undo", about, [line], asked=not yes)
     confirm("Swap this restore back?", yes=yes)
     done = action.undo(hub, chosen.id, out.report)
-    out.result(done, [f"{', '.join(done.services)} have their old data again"])
+    names = ", ".join(done.services)
+    out.result(done, [f"{names} have their old data again" if names else "all is as before it"])
 
 
 @click.command(epilog=exits(*USUAL, Exit.LOCKED, Exit.INTERRUPTED))

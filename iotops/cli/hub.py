@@ -140,8 +140,9 @@ def status(hub_folder: Path | None, as_json: bool, quiet: bool) -> int:
         ]
         lines += render.table(("copy", "last attempt", "last good", "snapshot there"), each)
     lines.append(f"{render.size(found.free)} free on the data root")
-    if found.old_data:
-        lines.append(f"{render.size(found.old_data)} of old data kept: iotops undo [--discard]")
+    lines += render.old_data(found.aside)
+    if found.aside:
+        lines.append("swap it back: iotops undo; remove it now: iotops undo --discard")
     if found.kit_made or found.kit_proven:
         made, proven = render.age(found.kit_made), render.age(found.kit_proven)
         lines.append(f"recovery kit: made {made}, last proven {proven}")

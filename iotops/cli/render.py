@@ -35,6 +35,7 @@ from iotops.events import (
 from iotops.model import Finding, Plan, Severity
 
 if TYPE_CHECKING:
+    from iotops.actions.aside import OldData
     from iotops.actions.copies import Copied
 
 MARKS = {"info": "·", "warning": "!", "error": "✗"}
@@ -243,6 +244,18 @@ def copies(done: Iterable[Copied]) -> list[str]:
         said = f"copied as {made}, {one.seconds:.1f} s" if made else "nothing newer to copy"
         gone = f"; {len(one.forgotten)} old ones forgotten there" if one.forgotten else ""
         lines.append(f"copy {one.name}: {said}{gone}")
+    return lines
+
+
+def old_data(kept: Iterable[OldData]) -> list[str]:
+    """Lay out what restores have put aside: how much, how old, and when it goes by itself."""
+    lines = []
+    for one in kept:
+        old = age(one.restored) if one.restored else "of unknown age"
+        goes = "it stays until you remove it"
+        if one.until:
+            goes = f"the first complete backup after {one.until[:10]} removes it"
+        lines.append(f"old data of {one.run}: {size(one.bytes)}, {old}; {goes}")
     return lines
 
 

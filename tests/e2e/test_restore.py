@@ -11,9 +11,11 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from tests.conftest import need
 from tests.e2e.test_faults import edited
 from tests.support.disk import Disk
 from tests.support.hubs import Ended, docker
+from tests.support.killmatrix import Held
 from tests.support.lab import lab
 from tests.support.plainhub import ALL, PlainHub, plain_hub
 
@@ -76,11 +79,12 @@ def last(hub: PlainHub, action: str) -> dict[str, object]:
     return document
 
 
-def settled(hub: PlainHub) -> None:
+def settled(hub: PlainHub, kept: int = 0) -> None:
     """A failed run has left nothing behind, and nothing open."""
     record = last(hub, "restore")
     assert (record["outcome"], record["swaps"], record["stopped"]) == ("failed", [], [])
-    assert not any((hub.own / "tmp").iterdir()) and not any((hub.own / "replaced").iterdir())
+    assert not any((hub.own / "tmp").iterdir())
+    assert len([*(hub.own / "replaced").iterdir()]) == kept
     assert "nothing to do" in hub.iotops("resume").out
 
 
@@ -421,3 +425,41 @@ def test_status_does_not_walk_through_what_was_put_aside(hub: PlainHub) -> None:
     shutil.rmtree(hub.own / "replaced" / run / "one")
     assert hub.iotops("status", "--json").result()["old_data"] == size
     assert hub.iotops("undo", "--discard", "--yes").code == 0
+
+
+def test_an_undo_after_a_restore_that_died_in_its_swap(hub: PlainHub) -> None:
+    """It takes back that one, and never the restore before it."""
+    assert restored(hub, hub.good).code == 0
+    hub.write("between")
+    run = Held(hub, "restore", hub.good, "--yes")
+    assert any(one.name == "swap" for one in run.steps()), run.errors()
+    run.signal(signal.SIGKILL)
+    assert run.end() == -signal.SIGKILL
+    died = run.runs[-1][1]
+    done = hub.iotops("undo", "--yes")
+    assert done.code == 0, done.err
+    assert f"restore {died}, died in step" in done.out
+    assert hub.words() == {"between"} and hub.running() == ALL
+    settled(hub, kept=1)
+
+
+def test_old_data_goes_with_a_complete_backup_after_the_days(hub: PlainHub) -> None:
+    assert restored(hub, hub.good).code == 0
+    record = last(hub, "restore")
+    kept = hub.own / "replaced" / str(record["id"])
+    assert f"old data of {record['id']}: " in hub.iotops("status").out
+    hub.backed_up()
+    assert kept.is_dir(), "it is of today"
+    path = hub.own / "journal" / f"{record['id']}.json"
+    ended = (datetime.now(UTC) - timedelta(days=7, minutes=1)).isoformat()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "ended": ended}))
+    (hub.root / "two").rename(hub.root / "away")
+    partial = hub.iotops("backup")
+    (hub.root / "away").rename(hub.root / "two")
+    assert partial.code in (1, 3) and kept.is_dir(), partial.out
+    done = hub.iotops("backup", "--json")
+    assert done.code == 0, done.err
+    gone = done.result()["discarded"]
+    assert isinstance(gone, list) and not kept.exists()
+    assert [one["run"] for one in gone] == [record["id"]]
+    assert hub.iotops("status", "--json").result()["aside"] == []

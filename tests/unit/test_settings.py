@@ -96,7 +96,10 @@ def test_a_folder_in_its_place(tmp_path: Path) -> None:
     [
         ("[dat]\n", "dat: unknown key; did you mean data?"),
         ("[data]\nrot = 1\n", "data.rot: unknown key; did you mean root?"),
-        ("[data]\nxyz = 1\n", "data.xyz: unknown key; known: ignore_volumes, kind, root"),
+        (
+            "[data]\nxyz = 1\n",
+            "data.xyz: unknown key; known: ignore_volumes, kind, old_data_days, root",
+        ),
         ('[repository]\nurl = "/b"\npassword-file = "/c"\n', "did you mean password_file?"),
         (
             '[services.db]\nkind = "influxdb"\nurll = "http://x"\n',
