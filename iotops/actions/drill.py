@@ -46,7 +46,7 @@ class Rehearsed:
     Attributes:
         seconds: from the first byte extracted until it was compared. bytes: extracted.
         disk: most bytes it took beside the running hub. memory: most bytes its container took.
-        compared: how many recorded numbers the running copy was held against.
+        compared: how many recorded numbers the running copy was held against. what: their names.
         findings: what is not as recorded, and what could not be proven.
     """
 
@@ -57,6 +57,7 @@ class Rehearsed:
     memory: int
     compared: int
     findings: tuple[Finding, ...] = ()
+    what: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
@@ -70,6 +71,7 @@ class Drilled:
 
     Attributes:
         rto_seconds: what the services took together, one after the other.
+        restic_memory: most bytes that restic took meanwhile.
     """
 
     run: str
@@ -77,6 +79,7 @@ class Drilled:
     snapshot: str
     services: tuple[Rehearsed, ...]
     rto_seconds: float
+    restic_memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ class Entry:
 
     Attributes:
         started: UTC, ISO 8601. outcome: of the run. services: name -> what was found.
-        rto_seconds, disk, memory: empty where it did not get so far.
+        compared: how many numbers. disk, memory: most bytes beside the hub, most of a container;
+            restic_memory: most of restic. Empty where it did not get so far.
     """
 
     run: str
@@ -97,6 +101,8 @@ class Entry:
     rto_seconds: str = ""
     disk: str = ""
     memory: str = ""
+    restic_memory: str = ""
+    compared: str = ""
 
 
 def drill(
@@ -140,9 +146,11 @@ def drill(
             run.note(snapshot=snapshot.id)
             with scratch.ground(hub, run) as place:
                 done = _Drill(hub, run, place, snapshot, made, report).rehearse(chosen)
-            _conclude(run, done, made, whole=not wanted)
+            peak = hub.repository.memory
+            _conclude(run, done, made, peak, whole=not wanted)
             outcome = Outcome(run.verdict)
-        return Drilled(run.id, outcome, snapshot.id, done, sum(one.seconds for one in done))
+        rto = sum(one.seconds for one in done)
+        return Drilled(run.id, outcome, snapshot.id, done, rto, peak)
 
 
 def _chosen(made: Manifest, wanted: Sequence[str]) -> tuple[ServiceRecord, ...]:
@@ -201,11 +209,13 @@ def _size(made: Manifest, record: ServiceRecord) -> int:
     return sum(one.size for one in extract.artifacts_of(made, [record.folder]))
 
 
-def _conclude(run: Run, done: Sequence[Rehearsed], made: Manifest, *, whole: bool) -> None:
+def _conclude(
+    run: Run, done: Sequence[Rehearsed], made: Manifest, peak: int, *, whole: bool
+) -> None:
     """Write the drill into its record: the ledger."""
     lines = {
         one.service: "; ".join(f.message for f in one.findings if f.severity is Severity.ERROR)
-        or f"as recorded ({one.compared} numbers)"
+        or f"as recorded ({one.compared} numbers: {', '.join(one.what)})"
         for one in done
     }
     bad = [f"{one.service}: {lines[one.service]}" for one in done if not one.good]
@@ -220,6 +230,7 @@ def _conclude(run: Run, done: Sequence[Rehearsed], made: Manifest, *, whole: boo
             "rto_seconds": f"{sum(one.seconds for one in done):.1f}",
             "disk": str(max((one.disk for one in done), default=0)),
             "memory": str(max((one.memory for one in done), default=0)),
+            "restic_memory": str(peak),
             "compared": str(sum(one.compared for one in done)),
             "whole": str(whole and not missing).lower(),
         },
@@ -244,6 +255,8 @@ def _entry(record: RunRecord) -> Entry:
         about.get("rto_seconds", ""),
         about.get("disk", ""),
         about.get("memory", ""),
+        about.get("restic_memory", ""),
+        about.get("compared", ""),
     )
 
 
@@ -288,6 +301,7 @@ class _Drill:
         began = time.monotonic() - before
         findings: list[Finding] = []
         compared, disk, memory = 0, 0, 0
+        what: tuple[str, ...] = ()
         try:
             service = copy.hub.service(record.name)
             folder = service.place.folder
@@ -298,7 +312,9 @@ class _Drill:
             findings += self._left_out(copy, service)
             compared = self._start_and_compare(copy, service, record, findings)
             disk = files.tree_bytes(folder)
+            what = ("files",)
             if service.place.container in copy.hub.model.services:
+                what = tuple(record.counts)
                 memory = copy.stack.memory(service.place.container)
         except (IotopsError, OSError) as error:
             findings.append(self._finding("drill.failed", Severity.ERROR, record.name, str(error)))
@@ -319,6 +335,7 @@ class _Drill:
             memory,
             compared,
             tuple(findings),
+            what,
         )
 
     def _extract(self, folder: str) -> None:

@@ -50,11 +50,23 @@ def drill(
                 f"{one.rto_seconds} s" if one.rto_seconds else "-",
                 render.size(int(one.disk)) if one.disk else "-",
                 render.size(int(one.memory)) if one.memory else "-",
+                render.size(int(one.restic_memory)) if one.restic_memory else "-",
+                one.compared or "-",
                 one.message or ", ".join(one.services),
             )
             for one in entries
         ]
-        head = ("started (UTC)", "snapshot", "outcome", "took", "disk", "memory", "what")
+        head = (
+            "started (UTC)",
+            "snapshot",
+            "outcome",
+            "took",
+            "disk",
+            "memory",
+            "restic",
+            "numbers",
+            "what",
+        )
         out.document(entries, render.table(head, rows) if rows else ["no drill yet: iotops drill"])
         return Exit.DONE
     chosen = restore.choose(hub, snapshot)
@@ -76,7 +88,8 @@ def drill(
     lines = render.table(("service", "found", "numbers", "took", "disk", "memory"), found)
     lines.append(
         f"drill of {chosen.id[:8]}: {'FAILED' if done.outcome is Outcome.FAILED else 'good'},"
-        f" {done.rto_seconds:.1f} s for {len(done.services)} services"
+        f" {done.rto_seconds:.1f} s for {len(done.services)} services;"
+        f" restic took {render.size(done.restic_memory)} of memory at most"
     )
     missing = {} if services else made.missing()
     lines += [f"not in it: {name}: {why}" for name, why in missing.items()]

@@ -50,11 +50,17 @@ class LastWords:
 
 @dataclass(frozen=True)
 class Result:
-    """How a program ended: its exit code (negative = signal), output, and last error lines."""
+    """How a program ended: its exit code (negative = signal), output, and last error lines.
+
+    Attributes:
+        memory: most bytes that it had in memory at once, as the kernel counted them: never less
+            than what this process had when it started it (getrusage(2), RSS is kept over exec).
+    """
 
     code: int
     out: str
     tail: tuple[str, ...]
+    memory: int = 0
 
     @property
     def err(self) -> str:
@@ -272,6 +278,7 @@ class _Watched:
     ) -> Result:
         """Feed, wait, judge; whatever happens, no process of the group stays behind."""
         threads: list[threading.Thread] = []
+        memory = 0
         try:
             with signals.shield():  # a thread that nobody knows of would read a closed pipe
                 threads = self._serve(stdin)
@@ -279,14 +286,14 @@ class _Watched:
             if self.trouble is None:
                 self._hear_out(threads)
         finally:
-            end_group(self.child, self.ladder)
+            memory = end_group(self.child, self.ladder)
             self._close(threads)
             if self.patience is not None:
                 self.patience.cancel()
         if self.trouble is not None:
             raise self.trouble
         code = self.child.returncode
-        result = Result(code, _decode(b"".join(self.out)), tuple(self.tail))
+        result = Result(code, _decode(b"".join(self.out)), tuple(self.tail), memory)
         if ok is not None and code not in ok:
             last = next((line for line in reversed(result.tail) if line.strip()), "")
             how = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
@@ -366,13 +373,17 @@ class _Watched:
         return str(args[0]) if isinstance(args, list) else str(args)
 
 
-def end_group(child: subprocess.Popen[bytes], ladder: Sequence[tuple[int, float]] = LADDER) -> None:
+def end_group(child: subprocess.Popen[bytes], ladder: Sequence[tuple[int, float]] = LADDER) -> int:
     """End a child and everything it started: SIGINT, then SIGTERM, then SIGKILL.
 
     Args:
         child: a process that leads its own group (`start_new_session`).
         ladder: other signals, each with the seconds to wait after it.
+
+    Returns:
+        The most memory that the child took, in bytes; 0 = not known.
     """
+    memory = 0
     try:
         for number, patience in ladder:
             if _has_ended(child):
@@ -387,8 +398,21 @@ def end_group(child: subprocess.Popen[bytes], ladder: Sequence[tuple[int, float]
         if child.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, signal.SIGKILL)
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(timeout=5)
+            memory = _reap(child)
+    return memory
+
+
+def _reap(child: subprocess.Popen[bytes]) -> int:
+    """Take an ended child away; give the most memory that it took, in bytes (0 = not known)."""
+    if not _ends_within(child, 5.0):
+        return 0  # it hangs in the kernel
+    try:
+        _, status, usage = os.wait4(child.pid, 0)
+    except ChildProcessError:
+        child.poll()  # somebody else took it away
+        return 0
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss * 1024
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:

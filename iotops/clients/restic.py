@@ -78,6 +78,11 @@ class Repository:
 
     # -- restic and the repository itself -----------------------------------------------------
 
+    @property
+    def memory(self) -> int:
+        """Most bytes of memory that restic took in a call so far; see `process.Result`."""
+        return self._restic.memory
+
     def version(self) -> Version:
         """Give restic's version.
 

@@ -152,6 +152,8 @@ class ResticProgram:
         self._quick_limit = quick_limit
         self._last_words = process.LastWords(HANGING, end_limit)
         self._version: Version | None = None
+        self.memory = 0
+        """Most bytes that a call took so far."""
 
     def version(self) -> Version:
         """Give restic's version; it is asked once.
@@ -323,6 +325,7 @@ class ResticProgram:
                 if not resticerrors.ssh_unheard(ended.tail):
                     break
                 ended = once()
+            self.memory = max(self.memory, ended.memory)
         except TimedOut as late:
             tail = tuple(clean(one) for one in late.tail)
             if words := [one for one in tail if HANGING.search(one)]:

@@ -62,6 +62,11 @@ def test_a_drill_compares_every_service_and_leaves_nothing(hub: HubUnderTest) ->
     entry = drills(hub)[-1]
     assert entry["outcome"] == "complete" and entry["snapshot"] == snapshot
     assert float(str(entry["rto_seconds"])) > 0 and int(str(entry["disk"])) > 0
+    assert int(str(entry["restic_memory"])) == result["restic_memory"]
+    assert int(str(entry["restic_memory"])) > 20_000_000
+    assert int(str(entry["compared"])) == sum(one["compared"] for one in services)
+    lines = entry["services"]
+    assert isinstance(lines, dict) and "retained" in lines["mosquitto"]
     assert state(hub)["last"]["drill"]["outcome"] == "complete"
 
 
