@@ -13,30 +13,40 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iotops import config
+from iotops.actions.kitkeys import (
+    BEGUN,
+    ID,
+    Added,
+    add,
+    is_paper,
+    of_place,
+    retire,
+    take_back,
+    without_orphans,
+)
 from iotops.clients import files
-from iotops.errors import GuardError, IotopsError, RepositoryNotOurs, WrongPassword
+from iotops.errors import (
+    GuardError,
+    IotopsError,
+    RepositoryNotOurs,
+    WrongPassword,
+)
 from iotops.events import Noted, Report, silent, step
 from iotops.hub import LINK, Hub
 from iotops.journal import State, stamp
 from iotops.model import Finding, Outcome, Severity
-from iotops.signals import shield
 
 if TYPE_CHECKING:  # `status` asks for findings only, and must start quickly
-    from iotops.clients.restic import KeyInfo, SnapshotInfo
+    from iotops.clients.restic import SnapshotInfo
 
-MARK = "iotops-kit"
-"""The "user" of a paper's key in the repository; its "host" is the hub's name."""
 HTML, TEXT = "kit.html", "kit.txt"
 STALE = timedelta(days=180)
-ID = 16
-"""Characters of an id in the state file, which is small; restic takes the beginning of one, too."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,8 @@ class MadeKit:
         html, text: where. key: id of the new paper's key in the repository.
         copies: the same by copy. left_out: copy -> why it is not on the page.
         removed: ids of the keys of older papers that open nothing any more.
-        older: ids of those that still do.
+        older: ids of those that still do. own: of the one that the hub itself uses; "" = none.
+        orphans: ids of keys that a kit which was broken off had left without a paper; removed.
     """
 
     html: Path
@@ -57,6 +68,8 @@ class MadeKit:
     left_out: Mapping[str, str]
     removed: tuple[str, ...]
     older: tuple[str, ...]
+    own: str = ""
+    orphans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,24 +90,9 @@ class Proven:
     copies: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _Added:
-    """A repository with a new key: `place` is the hub at it, `before` the keys that it had."""
-
-    place: Hub
-    repository: str
-    key: KeyInfo
-    before: tuple[KeyInfo, ...]
-
-
 def _places(hub: Hub) -> tuple[Hub, ...]:
     """Give the hub at its repository, and at each copy."""
     return (hub, *(hub.at_copy(one.name) for one in hub.copies))
-
-
-def _name(place: Hub, what: str) -> str:
-    """Name what is recorded of a repository: "key", or "key nas" of the copy nas."""
-    return f"{what} {place.copy}".strip()
 
 
 # -- making ---------------------------------------------------------------------------------------
@@ -122,12 +120,13 @@ def make(
     _check_output(hub, folder)
     with hub.locked("kit"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        word, added, left = paper.generate(), list[_Added](), dict[str, str]()
+        orphans = without_orphans(_places(hub), report)
+        word, added, left = paper.generate(), list[Added](), dict[str, str]()
         with files.in_memory(word.encode()) as password_file:
             try:
                 for place in _places(hub):
                     try:
-                        added.append(_add(place, password_file, report))
+                        added.append(add(place, password_file, report))
                     except IotopsError as error:
                         if not place.copy:
                             raise
@@ -137,25 +136,28 @@ def make(
                     _write(hub, folder, word, added)
             except BaseException:
                 for one in added:
-                    _take_back(one.place, one.before)
+                    take_back(one.place, one.before)
                 raise
         known = hub.state.read().kit
+        begun = {name: ids for name, ids in known.items() if name.startswith(BEGUN)}
         record = {"made": stamp()}
         for one in added:
-            record[_name(one.place, "key")] = one.key.id[:ID]
-            record[_name(one.place, "access")] = _fingerprint(one.place)
+            record[of_place(one.place, "key")] = one.key.id[:ID]
+            record[of_place(one.place, "access")] = _fingerprint(one.place)
+            begun.pop(of_place(one.place, BEGUN), None)
         record["repository"] = added[0].repository
         record["own_key"] = next((one.id[:ID] for one in added[0].before if one.current), "")
         proofs = {name: text for name, text in known.items() if name.startswith("proven")}
-        hub.state.update(kit={**proofs, **record})
+        hub.state.update(kit={**proofs, **begun, **record})
         removed: list[str] = []
         older: list[str] = []
         for one in added:
-            recorded = known.get(_name(one.place, "key"), "")
-            papers = [key.id for key in one.before if _is_paper(hub, key, recorded)]
+            recorded = known.get(of_place(one.place, "key"), "")
+            found = [key for key in one.before if is_paper(hub, key, recorded)]
+            papers = [key.id for key in found if not key.current]
             older += papers
             if replace and papers:
-                removed += _retire(one.place, papers, report)
+                removed += retire(one.place, papers, report)
     return MadeKit(
         folder / HTML,
         folder / TEXT,
@@ -164,6 +166,8 @@ def make(
         left,
         tuple(removed),
         tuple(one for one in older if one not in removed),
+        next((one.id for one in added[0].before if one.current and is_paper(hub, one, "")), ""),
+        orphans,
     )
 
 
@@ -189,39 +193,7 @@ def _check_output(hub: Hub, folder: Path) -> None:
             )
 
 
-def _add(place: Hub, password_file: Path, report: Report) -> _Added:
-    """Add a key with the new password to one repository, and open that with it.
-
-    If anything of it fails, the key is taken back: no paper would name it.
-    """
-    from iotops.actions.ours import check_repository
-    from iotops.clients.restic import Repository
-
-    repository = place.repository
-    with step(report, "repository", place.copy):
-        repository_id = check_repository(place).id
-        before = repository.list_keys()
-    try:
-        with step(report, "key", place.copy):
-            repository.add_key(password_file, user=MARK, host=place.name)
-            access = dataclasses.replace(repository.access, password_file=password_file, key="")
-            key = next(one for one in Repository(access).list_keys() if one.current)
-    except BaseException:
-        _take_back(place, before)
-        raise
-    return _Added(place, repository_id, key, before)
-
-
-def _take_back(place: Hub, before: Sequence[KeyInfo]) -> None:
-    """Remove the keys of papers that were not there before."""
-    known = [one.id for one in before]
-    with shield(), suppress(IotopsError):
-        for one in place.repository.list_keys():
-            if one.user == MARK and one.id not in known:
-                place.repository.remove_key(one.id)
-
-
-def _write(hub: Hub, folder: Path, word: str, added: Sequence[_Added]) -> None:
+def _write(hub: Hub, folder: Path, word: str, added: Sequence[Added]) -> None:
     from iotops.actions import kitpage
 
     accesses = []
@@ -257,30 +229,6 @@ def _write(hub: Hub, folder: Path, word: str, added: Sequence[_Added]) -> None:
                 f"{folder / name} cannot be written: {error.strerror}; no key was added",
                 hint="name another folder with --output, or none: iotops kit",
             ) from error
-
-
-def _is_paper(hub: Hub, key: KeyInfo, recorded: str) -> bool:
-    """Whether a key is of a paper of this hub; another hub may share the repository."""
-    return (key.user == MARK and key.host == hub.name) or key.named(recorded)
-
-
-def _retire(place: Hub, older: Sequence[str], report: Report) -> tuple[str, ...]:
-    """Remove the keys of older papers from one repository.
-
-    Raises:
-        IotopsError: one could not be removed; the new kit is written and counts.
-    """
-    with step(report, "retire", place.copy):
-        for one in older:
-            try:
-                place.repository.remove_key(one)
-            except IotopsError as error:
-                raise IotopsError(
-                    f"the new kit is written, but the key {one[:8]} of an older paper could not"
-                    f" be removed, and still opens the repository: {error.message}",
-                    hint=f"remove it where the repository allows it: restic key remove {one}",
-                ) from error
-    return tuple(older)
 
 
 def _fingerprint(hub: Hub) -> str:
@@ -329,16 +277,21 @@ def verify(hub: Hub, typed: str, report: Report = silent) -> Proven:
         state = hub.state.read()
         key, repository_id, newest = _open(hub, password_file, report)
         proof = {"proven": stamp(), "proven_key": key[:ID]}
-        if not state.kit.get("key"):  # a machine that has never made one: the paper is older
+        begun = state.kit.get(BEGUN, "")
+        # It was printed after all, before the making of it was broken off.
+        printed = bool(begun) and not any(_same_key(key, one) for one in begun.split())
+        if not state.kit.get("key") or printed:  # or this machine has never made one
             proof |= {"key": key[:ID], "repository": repository_id, "access": _fingerprint(hub)}
         known = {**state.kit, **proof}
+        if printed:
+            known.pop(BEGUN)
         hub.state.update(kit=known)
         copies: dict[str, str] = {}
         for place in _places(hub)[1:]:
-            if not known.get(_name(place, "key")):
+            if not known.get(of_place(place, "key")):
                 continue  # it is not on the paper
             try:
-                known[_name(place, "proven_key")] = _open(place, password_file, report)[0][:ID]
+                known[of_place(place, "proven_key")] = _open(place, password_file, report)[0][:ID]
                 copies[place.copy] = ""
             except IotopsError as error:
                 copies[place.copy] = error.message
@@ -362,7 +315,7 @@ def _open(place: Hub, password_file: Path, report: Report) -> tuple[str, str, Sn
         place.repository.access,
         password_file=password_file,
         password_from="",
-        key=state.kit.get(_name(place, "key"), ""),
+        key=state.kit.get(of_place(place, "key"), ""),
     )
     repository = Repository(access)
     with step(report, "open", place.copy):
@@ -401,6 +354,12 @@ def findings(hub: Hub, state: State, now: datetime | None = None) -> Iterator[Fi
     def warn(code: str, message: str, hint: str) -> Finding:
         return Finding(code, Severity.WARNING, "kit", message, hint)
 
+    if any(name.startswith(BEGUN) for name in kit):
+        yield warn(
+            "kit.unfinished",
+            "a kit was begun and not finished: a key without a paper may open the repository",
+            "make one, which removes that key: iotops kit",
+        )
     if not kit.get("key"):
         yield warn(
             "kit.missing",
@@ -416,8 +375,8 @@ def findings(hub: Hub, state: State, now: datetime | None = None) -> Iterator[Fi
         )
     for place in _places(hub):
         which = f"copy {place.copy}" if place.copy else "repository"
-        then, there = kit.get(_name(place, "access"), ""), _fingerprint(place)
-        if not kit.get(_name(place, "key")):
+        then, there = kit.get(of_place(place, "access"), ""), _fingerprint(place)
+        if not kit.get(of_place(place, "key")):
             yield warn(
                 "kit.outdated", f"the {which} is not on the kit", "make a new one: iotops kit"
             )
@@ -431,7 +390,9 @@ def findings(hub: Hub, state: State, now: datetime | None = None) -> Iterator[Fi
         elif (
             place.copy
             and proven
-            and not _same_key(kit[_name(place, "key")], kit.get(_name(place, "proven_key"), ""))
+            and not _same_key(
+                kit[of_place(place, "key")], kit.get(of_place(place, "proven_key"), "")
+            )
         ):
             yield warn("kit.unproven", f"the {which} was not opened with the kit yet", again)
     if not proven or not _same_key(kit.get("key", ""), kit.get("proven_key", "")):

@@ -14,6 +14,9 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
+from iotops.actions.newcard import CREDENTIALS_FILE, PASSWORD_FILE
+
+BREAK = "\\\n    "
 QR_BYTES = 400
 """Of text in one code: more makes its squares too small for a phone that looks at paper."""
 
@@ -35,7 +38,7 @@ class Access:
     variables: Mapping[str, str]
     elsewhere: tuple[str, ...] = ()
     copy: str = ""
-    password_file: Path = Path("/etc/iotops/restic-password")
+    password_file: Path = PASSWORD_FILE
     credentials_file: Path | None = None
 
 
@@ -52,6 +55,7 @@ class Ground:
     """What the steps must know of the hub.
 
     Attributes:
+        owner: the user that the hub folder belongs to.
         folder: the hub folder. root: the data root; a mount point if `mounted`.
         link: leads to the hub folder. scratch: a folder that only root reads.
     """
@@ -85,8 +89,7 @@ def steps(ground: Ground, accesses: Sequence[Access]) -> tuple[Step, ...]:
     Args:
         accesses: the boxes of the page; the first one is the hub's repository.
     """
-    values, snapshot = ground.scratch / "kit.env", ground.scratch / "kit-snapshot"
-    folder, link, first = ground.folder, ground.link, accesses[0]
+    values = ground.scratch / "kit.env"
     disk = Step(f"Have the folder {ground.root} ready; it may be empty.")
     if ground.mounted:
         disk = Step(
@@ -95,7 +98,6 @@ def steps(ground: Ground, accesses: Sequence[Access]) -> tuple[Step, ...]:
             (f"UUID=...  {ground.root}  ext4  defaults,noatime,nofail  0  2",),
         )
     box = "the box above" if len(accesses) == 1 else "one box above, of what is still there,"
-    rest = f"restic restore latest --include /hub \\\n    --tag complete,{ground.hub_id}"
     restore = Step(
         "Put the data back. Exit 0 means that every service runs and is as recorded. (The old"
         " data disk is still good? Then instead: sudo iotops up)",
@@ -104,7 +106,10 @@ def steps(ground: Ground, accesses: Sequence[Access]) -> tuple[Step, ...]:
     others = [
         Step(
             f"Did you write the box of the copy {one.copy}? Then these instead of the last two:",
-            (*_settle(one, values), f"sudo iotops restore latest --claim-disk --from {one.copy}"),
+            (
+                *_bring_back(ground, one, values),
+                f"sudo iotops restore latest --claim-disk --from {one.copy}",
+            ),
         )
         for one in accesses[1:]
     ]
@@ -117,44 +122,40 @@ def steps(ground: Ground, accesses: Sequence[Access]) -> tuple[Step, ...]:
         disk,
         Step(
             f"Write the lines of {box} into a file, as they stand there (the QR code holds"
-            " the same lines):",
-            (f"sudo install -m 600 /dev/null {values}", f"sudo nano {values}"),
-        ),
-        Step(
-            "Take the hub's own files out of the newest snapshot, and put them in place:",
+            " the same lines), and have the hub's user:",
             (
-                f"sudo sh -c 'set -a; . {values}; {rest} --target {snapshot}'",
-                f"sudo mkdir -p {folder.parent}",
-                f"sudo cp -a {snapshot}/hub {folder}",
+                f"sudo install -m 600 /dev/null {values}",
+                f"sudo nano {values}",
                 f"id {ground.owner} || sudo useradd -m {ground.owner}",
-                f"sudo chown -R {ground.owner}: {folder}",
-                f"sudo mkdir -p -m 711 {link.parent}",
-                f"sudo ln -sfn {folder} {link}",
             ),
         ),
-        Step("Give iotops the password:", _settle(first, values)),
+        Step(
+            "Bring the hub's own files back; what this machine still lacks is listed, each with"
+            " its command:",
+            _bring_back(ground, accesses[0], values),
+        ),
         restore,
         *others,
         Step(
-            "See that all is well, make a backup, remove what was typed and extracted here:",
-            ("sudo iotops doctor", "sudo iotops backup", f"sudo rm -r {values} {snapshot}"),
+            "See that all is well, make a backup, remove what was typed here:",
+            ("sudo iotops doctor", "sudo iotops backup", f"sudo rm {values}"),
         ),
     )
 
 
-def _settle(access: Access, values: Path) -> tuple[str, ...]:
-    """Write what was typed to where the hub's settings look for it."""
-    places = [access.password_file, *filter(None, [access.credentials_file])]
-    lines = [f"sudo mkdir -p -m 711 {' '.join(dict.fromkeys(str(p.parent) for p in places))}"]
-    lines.append(
-        f"sudo sh -c 'umask 077; . {values}; echo \"$RESTIC_PASSWORD\" > {access.password_file}'"
+def _bring_back(ground: Ground, access: Access, values: Path) -> tuple[str, ...]:
+    """Have iotops bring the hub folder back, with the secrets where its settings look for them."""
+    words = [f"iotops init --from-repository - {ground.folder} --name {ground.hub_id[:8]}"]
+    if access.password_file != PASSWORD_FILE:
+        words.append(f"--password-file {access.password_file}")
+    if access.credentials_file not in (None, CREDENTIALS_FILE):
+        words.append(f"--credentials-file {access.credentials_file}")
+    return (
+        f"sudo mkdir -p {ground.folder.parent}",
+        f"sudo sh -c '{f' {BREAK}'.join(words)} < {values}'",
+        f"sudo mkdir -p -m 711 {ground.link.parent}",
+        f"sudo ln -sfn {ground.folder} {ground.link}",
     )
-    if access.credentials_file is not None:
-        ours = "-e ^RESTIC_REPOSITORY= -e ^RESTIC_PASSWORD="
-        lines.append(
-            f"sudo sh -c 'umask 077; grep -v {ours} {values} \\\n    > {access.credentials_file}'"
-        )
-    return tuple(lines)
 
 
 def elsewhere(

@@ -20,6 +20,7 @@ from pathlib import Path
 from iotops import config, disk
 from iotops.actions import extract, paper
 from iotops.actions.ours import TAG
+from iotops.actions.repository import PASSWORD_FILE as PASSWORD_FILE
 from iotops.actions.repository import write_repository_setting
 from iotops.clients import dockerprogram, files, process
 from iotops.clients.git import Worktree
@@ -40,6 +41,8 @@ from iotops.model import Finding, Manifest, Outcome, Severity
 
 PARTS = ("hub", "host")
 HUB_IDS = frozenset("0123456789abcdef")
+CREDENTIALS_FILE = PASSWORD_FILE.with_name("restic-credentials")
+"""Where a remote's access goes, unless it is told where."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class NewCard:
     Attributes:
         written: the secret files that were written.
         missing: what this machine lacks, with the commands; empty = ready for the restore.
-        next: the next command.
+        next: the next command. copy: of which copy the address is; "" = of none.
     """
 
     folder: Path
@@ -84,6 +87,7 @@ class NewCard:
     written: tuple[Path, ...]
     missing: tuple[Finding, ...]
     next: str
+    copy: str = ""
 
 
 def read_kit(url: str, text: str) -> Kit:
@@ -191,15 +195,22 @@ def start(
                 credentials_file=credentials_file if kit.credentials else None,
                 **({"ssh_config": ssh_config} if ssh_config is not None else {}),
             )
-            write_repository_setting(target / "hub" / config.FILE, wanted)
+            copy = next((one for one in _copies(settings) if one.url == wanted.url), None)
+            if copy is None:
+                write_repository_setting(target / "hub" / config.FILE, wanted)
             _give_to_owner(target / "hub", settings, made)
             _move(target / "hub", folder)
     settings = config.load(folder / config.FILE, options_of)
     _repair(folder, settings)
-    StateFile(state or settings.paths.state, settings.hub.id).update(
-        repository=repository_id, name=settings.hub.name, folder=str(folder)
-    )
+    records = StateFile(state or settings.paths.state, settings.hub.id)
+    records.update(name=settings.hub.name, folder=str(folder))
+    if copy is None:
+        records.update(repository=repository_id)
     missing = tuple(lacking(folder, settings, made, facts))
+    if copy is not None:
+        missing = (*_elsewhere(copy, password_file, credentials_file, kit), *missing)
+    which = chosen.id[:8] if snapshot != "latest" else "latest"
+    source = f" --from {copy.name}" if copy is not None else ""
     return NewCard(
         folder=folder,
         hub_id=settings.hub.id,
@@ -208,8 +219,31 @@ def start(
         root=settings.data.root,
         written=tuple(written),
         missing=missing,
-        next=f"iotops restore {chosen.id[:8] if snapshot != 'latest' else 'latest'} --claim-disk",
+        next=f"iotops restore {which} --claim-disk{source}",
+        copy=copy.name if copy is not None else "",
     )
+
+
+def _copies(settings: Settings) -> Sequence[config.CopySettings]:
+    """Give the copies that settings name."""
+    chosen = settings.repository
+    return chosen.copies if isinstance(chosen, config.RepositorySettings) else ()
+
+
+def _elsewhere(
+    copy: config.CopySettings, password_file: Path, credentials_file: Path, kit: Kit
+) -> Iterator[Finding]:
+    """Name the secret files that the settings of a copy look for in another place."""
+    pairs = [(password_file, copy.password_file)]
+    if kit.credentials and copy.credentials_file is not None:
+        pairs.append((credentials_file, copy.credentials_file))
+    for here, there in pairs:
+        if here != there and not there.exists():
+            yield _lack(
+                f"copy {copy.name}",
+                f"the settings look for its access in {there}",
+                f"sudo install -m 600 {here} {there}",
+            )
 
 
 def hubs(found: Sequence[SnapshotInfo]) -> tuple[HubInRepository, ...]:

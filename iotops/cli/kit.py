@@ -80,6 +80,12 @@ def kit(
     lines = [f"written: {made.html}", f"         {made.text}"]
     lines += [f"not on it: the copy {name}: {why}" for name, why in made.left_out.items()]
     lines += [f"the key of an older paper was removed: {one[:8]}" for one in made.removed]
+    lines += [f"a key that a broken-off kit left was removed: {one[:8]}" for one in made.orphans]
+    if made.own:
+        lines.append(
+            f"the hub itself opens the repository with a password from paper (key {made.own[:8]}),"
+            " which therefore stays"
+        )
     if made.older:
         some = ", ".join(one[:8] for one in made.older)
         lines.append(f"older papers still open the repository (keys {some}): iotops kit --replace")

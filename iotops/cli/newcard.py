@@ -14,9 +14,6 @@ from iotops.cli import render
 from iotops.cli.render import Screen
 from iotops.errors import UsageError
 
-PASSWORD_FILE = Path("/etc/iotops/restic-password")
-CREDENTIALS_FILE = Path("/etc/iotops/restic-credentials")
-
 
 def new_card(
     out: Screen,
@@ -43,8 +40,8 @@ def new_card(
         folder.absolute(),
         hub=name,
         snapshot=snapshot,
-        password_file=(password_file or PASSWORD_FILE).absolute(),
-        credentials_file=(credentials_file or CREDENTIALS_FILE).absolute(),
+        password_file=(password_file or newcard.PASSWORD_FILE).absolute(),
+        credentials_file=(credentials_file or newcard.CREDENTIALS_FILE).absolute(),
         ssh_config=ssh_config.absolute() if ssh_config else None,
         state=state,
         report=out.report,

@@ -13,7 +13,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from iotops import manifest
-from iotops.actions import kit, kitpage
+from iotops.actions import kit
 from iotops.clients.restic import Repository, RepositoryAccess
 from iotops.hub import Hub
 from iotops.model import HostRecord, Manifest, Outcome
@@ -425,45 +425,66 @@ def test_one_password_opens_the_copies_too(printed: House) -> None:
     assert house.codes() == {"kit.outdated", "kit.unproven"}
 
 
-def test_the_lines_on_the_page_bring_the_hubs_files_back(printed: House) -> None:
-    """Typed on a machine that has nothing but restic, in the order in which they stand there."""
-    new = printed.base / "new"
-    for name in ("bin", "root"):
-        (new / name).mkdir(parents=True)
-    program_in(new / "bin/sudo", 'exec "$@"')
-    program_in(new / "bin/restic", f'exec {printed.program} "$@"')
-    ground = kitpage.Ground(
-        HUB,
-        "root",
-        new / "srv/iot-hub",
-        new / "data",
-        False,
-        new / "etc/hub",
-        new / "root",
-    )
-    access = kitpage.Access(
-        "",
-        "",
-        {},
-        password_file=new / "etc/restic-password",
-        credentials_file=new / "etc/credentials",
-    )
-    box = re.findall(r"^    (\w+=.*)$", (printed.page / "kit.txt").read_text(), re.M)
-    assert box[0].startswith("RESTIC_REPOSITORY=/")  # of the hub that the page was made for
-    typed = "\n".join([f"RESTIC_REPOSITORY={printed.repository}", *box[1:]]) + "\n"
-    write, extract, settle = kitpage.steps(ground, [access])[2:5]
-    run(write.commands[:1], new)
-    (new / "root/kit.env").write_text(typed)
-    run((*extract.commands, *settle.commands), new)
-    assert (new / "etc/hub/iotops.toml").read_bytes() == b"# the hub's own file\n"
-    assert (new / "etc/restic-password").read_text() == printed.word() + "\n"
-    assert (new / "etc/credentials").read_text() == (printed.base / "credentials").read_text()
-    for name in ("etc/restic-password", "etc/credentials", "root/kit.env"):
-        assert stat.S_IMODE((new / name).stat().st_mode) == 0o600
+def dying(house: House, name: str, after: str) -> Path:
+    """Give a folder with a restic after whose call iotops is killed."""
+    folder = house.base / name
+    folder.mkdir()
+    body = f'{house.program} "$@"; code=$?\ncase "$*" in *"{after}"*) kill -9 $PPID ;; esac'
+    program_in(folder / "restic", f"{body}\nexit $code")
+    return folder
 
 
-def run(commands: tuple[str, ...], home: Path) -> None:
-    values: Mapping[str, str] = {"PATH": f"{home}/bin:{os.environ['PATH']}", "HOME": str(home)}
-    for command in commands:
-        done = subprocess.run(["bash", "-c", command], env=values, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}: {done.stderr}"
+@pytest.mark.parametrize("version", sorted({VERSIONS[0], VERSIONS[-1]}))
+def test_a_key_without_a_paper_is_removed_by_the_next_kit(version: str, make: Make) -> None:
+    """Killed when the key is in the repository, and before the page is written."""
+    house = make(version)
+    hurry(house.repository, PASSWORD)
+    killed = house.iotops("kit", "--output", str(house.page), path=dying(house, "dying", "key add"))
+    assert killed.code == -9
+    assert not (house.page / "kit.txt").exists() and len(house.list_keys()) == 2
+    assert house.codes() == {"kit.missing", "kit.unfinished"}
+    made = house.iotops("kit", "--output", str(house.page), "--json")
+    assert made.code == 0, made.err
+    assert len(only(made.result()["orphans"])) >= 8 and made.result()["older"] == []
+    keys = house.list_keys(house.word())
+    assert len(keys) == 2 and sum(one["userName"] == "iotops-kit" for one in keys) == 1
+    assert house.codes() == {"kit.unproven"}
+
+
+def test_an_older_paper_is_no_orphan(printed: House) -> None:
+    older = printed.word()
+    killed = printed.iotops(
+        "kit", "--output", str(printed.page), path=dying(printed, "dying", "key add")
+    )
+    assert killed.code == -9 and printed.word() == older
+    assert "kit.unfinished" in printed.codes()
+    refusing = printed.base / "refusing"
+    refusing.mkdir()
+    body = '[ "$1 $2" = "key remove" ] && { echo "Fatal: blocked" >&2; exit 1; }'
+    program_in(refusing / "restic", f'{body}\nexec {printed.program} "$@"')
+    kept = printed.iotops("kit", "--output", str(printed.page), "--json", path=refusing)
+    assert kept.code == 0 and "could not be removed" in kept.out
+    older_ones = kept.result()["older"]
+    assert isinstance(older_ones, list) and len(older_ones) == 2  # the paper, and the orphan
+    assert printed.bare(older, "cat", "config")[0] == 0
+
+
+def test_a_paper_that_was_printed_before_the_end_counts_when_it_is_proven(house: House) -> None:
+    """Killed after the page was written: what is on paper opens, so it is no orphan."""
+    made = house.iotops("kit", "--output", str(house.page), "--json")
+    assert made.code == 0
+    house.hub.state.update(kit={"begun": "none"})  # as it stood before the last record
+    proven = house.iotops("kit", "--verify", "--json", stdin=house.word())
+    assert proven.code == 0 and proven.result()["newest"] is True
+    assert house.codes() == set()
+    again = house.iotops("kit", "--output", str(house.page), "--json")
+    assert again.code == 0 and again.result()["orphans"] == []
+
+
+def test_the_paper_that_the_hub_itself_uses_stays(printed: House) -> None:
+    """As after a new card, where what was typed from paper became the hub's own password."""
+    (printed.base / "password").write_text(printed.word() + "\n")
+    made = printed.iotops("kit", "--output", str(printed.page), "--replace", "--yes")
+    assert made.code == 0, made.err
+    assert "the hub itself opens the repository with a password from paper" in made.out
+    assert printed.iotops("snapshots").code == 0
