@@ -56,19 +56,49 @@ def hints() -> Iterator[tuple[str, str]]:
     """Every command that the code tells people to type next."""
     for path in sorted((ROOT / "iotops").rglob("*.py")):
         tree = ast.parse(path.read_text())
-        docs = {
-            id(node.body[0].value)
-            for node in ast.walk(tree)
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
-            and node.body
-            and isinstance(node.body[0], ast.Expr)
-        }
+        docs = docstrings(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 if id(node) not in docs:
                     words = r"(?:^|: |, |or |sudo )(iotops(?: --?[a-z-]+| [a-z]+\b)+)"
                     for found in re.finditer(words, node.value):
                         yield path.relative_to(ROOT).as_posix(), found[1]
+
+
+def docstrings(tree: ast.Module) -> set[int]:
+    """Which nodes of a module are docstrings, also below assignments."""
+    return {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+
+
+def templates() -> dict[str, str]:
+    """What each module can print: its texts but for the docstrings, values left out."""
+    found = {}
+    for path in sorted((ROOT / "iotops").rglob("*.py")):
+        texts: list[str] = []
+        tree = ast.parse(path.read_text())
+        docs = docstrings(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = [v.value if isinstance(v, ast.Constant) else "\0" for v in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                if id(node) not in docs:
+                    texts.append(node.value)
+        found[path.relative_to(ROOT).as_posix()] = "\0\0".join(texts)
+    return found
+
+
+def quoted() -> Iterator[tuple[str, str]]:
+    """Every message that a page quotes: in backticks, in the first column of "it says"."""
+    for name, text in BY_NAME.items():
+        for table in re.findall(r"(?m)^\| (?:what )?it says \|.*\n(?:\|.*\n?)+", text):
+            for row in table.splitlines()[2:]:
+                for found in re.findall(r"`([^`]+)`", row.split(" | ")[0]):
+                    yield name, found
 
 
 def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
@@ -106,6 +136,26 @@ def test_hints_name_commands_and_options_that_exist(path: str, line: str) -> Non
     known = {name for parameter in command.params for name in parameter.opts}
     unknown = {word for word in rest if word.startswith("-")} - known - {"--help", "--version"}
     assert not unknown, f"{path}: `{line}`"
+
+
+TEMPLATES = templates()
+
+
+@pytest.mark.parametrize(("page", "message"), sorted({*quoted()}))
+def test_quoted_messages_are_what_the_program_prints(page: str, message: str) -> None:
+    """Word for word, in one module; `...` stands for a value."""
+    parts = [part.strip(" ") for part in message.split("...")]
+    assert max(map(len, parts)) >= 8, f"{page}: too little of it is constant"
+    wanted = [part for part in parts if re.search(r"\w", part)]
+    assert any(all(part in text for part in wanted) for text in TEMPLATES.values()), (
+        f"{page}: nothing prints `{message}`"
+    )
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 10, 11, 12, 75, 130])
+def test_every_failure_has_a_page(code: int) -> None:
+    pages = [text for name, text in BY_NAME.items() if "/how-to/when-" in name]
+    assert any(re.search(rf"\bexit {code}\b", text, re.IGNORECASE) for text in pages)
 
 
 @pytest.mark.parametrize("name", reference.PAGES)

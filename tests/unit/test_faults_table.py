@@ -6,6 +6,7 @@ The faults are spelled out here, so that a row cannot quietly go missing with it
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -42,7 +43,8 @@ another image would run;
 a restore whose second service does not come up; a restore onto a new disk that fails;
 restored data that is not as recorded; a partial snapshot restored;
 a service that the snapshot does not know; a snapshot that does not count and is not forgotten;
-an undo that fails; an undo of an old or an earlier restore; a token rotated since the snapshot;
+an undo that fails; an undo of an old or an earlier restore; an undo after a restore that died;
+old data that nobody discards; a token rotated since the snapshot;
 flows are null; flows shrank; a credential in the flows;
 .env or runtime state committed; demo without root;
 one TSM file removed while influxd is stopped; a loss in one week behind a gain in another;
@@ -69,7 +71,9 @@ the terminal goes away
 KIT = """
 a password mistyped from paper; a paper whose key was removed; a paper of another repository;
 a kit written to where it would spread; a kit that cannot be written;
-a key that may not be removed; access that changed since the kit was made
+a key that may not be removed; access that changed since the kit was made;
+a kit that was broken off before its page; a hub that itself uses the paper's password;
+nothing left but the paper and a copy
 """
 UPKEEP = """
 a partial snapshot in a complete one's place;
@@ -147,3 +151,18 @@ def test_every_fault_has_a_test_that_exists(fault: str) -> None:
 
 def test_the_table_has_no_row_that_nobody_asked_for() -> None:
     assert set(TABLE) == set(FAULTS) and len(FAULTS) == len(set(FAULTS))
+
+
+GROUPS_OF_FAULTS = [*tomllib.loads((ROOT / "tests" / "faults.toml").read_text())]
+PAGES = {
+    path.name: re.findall(r"<!-- faults: (.+?) -->", path.read_text())
+    for path in sorted((ROOT / "docs" / "how-to").glob("*.md"))
+}
+"""Which groups of faults a page is for; the comment stands at its end."""
+
+
+@pytest.mark.parametrize("group", GROUPS_OF_FAULTS)
+def test_every_group_of_faults_has_a_page(group: str) -> None:
+    named = {one for lists in PAGES.values() for line in lists for one in line.split(", ")}
+    assert group in named, f"no page of docs/how-to says <!-- faults: {group} -->"
+    assert named <= {*GROUPS_OF_FAULTS}, "a page is for a group that is not there"
