@@ -65,7 +65,7 @@ def remove_dead(hub: Hub, report: Report = silent) -> bool:
     if not dead:
         return False
     ours = [one for one in found if one.host == host]
-    _wait_until_gone([one.pid for one in dead])
+    wait_until_gone([one.pid for one in dead])
     if all(held_by(one.pid) == RESTIC or not _has_number(one.pid) for one in ours):
         hub.repository.unlock()  # asks only numbers that nobody has, or a restic, which ignores it
     elif len(dead) == len(found):
@@ -108,13 +108,21 @@ def _has_number(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def _wait_until_gone(pids: Sequence[int]) -> None:
-    """Give the system a moment to take away processes that have ended: restic asks by number."""
-    until = time.monotonic() + REAPED
-    while time.monotonic() < until:
-        if not any(_has_number(pid) and held_by(pid) == ABSENT for pid in pids):
-            return
+def wait_until_gone(pids: Sequence[int], patience: float = REAPED) -> bool:
+    """Give the system a moment to take away processes that have ended: restic asks by number.
+
+    Args:
+        patience: seconds.
+
+    Returns:
+        Whether none of the numbers belongs to an ended process any more.
+    """
+    until = time.monotonic() + patience
+    while any(_has_number(pid) and held_by(pid) == ABSENT for pid in pids):
+        if time.monotonic() >= until:
+            return False
         time.sleep(0.02)
+    return True
 
 
 def booted() -> datetime:

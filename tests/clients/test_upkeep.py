@@ -19,6 +19,7 @@ import pytest
 from tests.support.hubs import Ended
 from tests.support.lab import lab
 from tests.support.lighthub import ENDS, HUB, ONE, VERSIONS, LightHub, words
+from tests.support.resticbench import died_with_lock, environment
 
 pytestmark = pytest.mark.clients
 
@@ -417,3 +418,18 @@ def test_a_truncated_config(hub: LightHub, size: int) -> None:
     config.write_bytes(spare)
     assert hub.iotops("check").code == 0
     assert hub.good("backup")["outcome"] == "complete"
+
+
+@ENDS
+def test_the_lock_of_a_restic_that_nobody_has_reaped(hub: LightHub) -> None:
+    """Its number is taken as long as its parent does not look, and restic asks by number."""
+    values = environment(hub.repository, hub.password_file, hub.base)
+    child = died_with_lock(hub.restic_program, values)
+    try:
+        assert [*(hub.repository / "locks").iterdir()]
+        done = hub.iotops("prune", "--yes")
+        assert done.code == 0, done.err
+        assert not [*(hub.repository / "locks").iterdir()]
+    finally:
+        child.wait()
+    assert child.returncode < 0

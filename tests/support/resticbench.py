@@ -123,6 +123,14 @@ def leave_exclusive_lock(program: Path, values: dict[str, str]) -> int:
     Returns:
         Its process number.
     """
+    child = died_with_lock(program, values)
+    child.wait(timeout=60)
+    assert child.returncode < 0, "the prune should have died by a signal"
+    return child.pid
+
+
+def died_with_lock(program: Path, values: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Let a prune die with its lock, and leave it unreaped: its number is still taken."""
     reading, writing = os.pipe()
     os.close(reading)
     child = subprocess.Popen(
@@ -133,6 +141,5 @@ def leave_exclusive_lock(program: Path, values: dict[str, str]) -> int:
         stderr=subprocess.DEVNULL,
     )
     os.close(writing)
-    child.wait(timeout=60)
-    assert child.returncode < 0, "the prune should have died by a signal"
-    return child.pid
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    return child

@@ -6,13 +6,22 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from iotops.actions.locks import ABSENT, OTHER, RESTIC, booted, held_by, is_dead
+from iotops.actions.locks import (
+    ABSENT,
+    OTHER,
+    RESTIC,
+    booted,
+    held_by,
+    is_dead,
+    wait_until_gone,
+)
 from iotops.clients.restic import LockInfo
 
 pytestmark = pytest.mark.unit
@@ -57,6 +66,26 @@ def test_a_zombie_holds_nothing() -> None:
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert held_by(child.pid) == ABSENT
     child.wait()
+
+
+def test_an_ended_process_is_waited_for_until_its_parent_has_looked() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not wait_until_gone([os.getpid(), child.pid], 0.1), "its number is still taken"
+    told: list[bool] = []
+    waiting = threading.Thread(target=lambda: told.append(wait_until_gone([child.pid], 60)))
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive(), "it waits for the parent"
+    child.wait()
+    waiting.join(30)
+    assert told == [True]
+
+
+def test_who_lives_is_not_waited_for() -> None:
+    began = time.monotonic()
+    assert wait_until_gone([os.getpid()], 60)
+    assert time.monotonic() - began < 30
 
 
 def test_when_the_machine_was_started() -> None:
