@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Beside(Generic[T]):
-    """Something that runs in a thread beside the captures; `result()` gives or raises."""
+    """Something that runs in a thread beside other work; `result()` gives or raises."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from iotops import config, disk
 from iotops.actions import aside, extract, hubdiff, resume, swap
-from iotops.actions.ours import TAG, check_repository
+from iotops.actions.beside import Beside
+from iotops.actions.ours import TAG, Ours, check_repository
 from iotops.actions.plan import OTHER, HubFacts, Wanted, not_held, parts, plan
 from iotops.actions.recorded import recorded
 from iotops.actions.stack import wait_ready
@@ -199,7 +200,11 @@ def restore(
 
         with recorded(hub, "restore", report, put_right=put_right, snapshot=snapshot.id) as run:
             work = _Restore(hub, run, snapshot, made, wanted, decided, report)
-            findings = work.apply()
+            ours = Beside(lambda: check_repository(hub))
+            try:
+                findings = work.apply(ours)
+            finally:
+                ours.stop()
             bad = [one for one in findings if one.severity is Severity.ERROR]
             missing = [*not_held(decided), *(one for one in findings if one.code == NOT_UP)]
             outcome = Outcome.PARTIAL if missing else Outcome.COMPLETE
@@ -274,12 +279,17 @@ class _Restore:
             if part.name == OTHER and artifact.type == "directory"
         }
 
-    def apply(self) -> list[Finding]:
-        """Extract, check, prepare; then take the plan's steps one by one."""
+    def apply(self, ours: Beside[Ours]) -> list[Finding]:
+        """Extract, check, prepare; then take the plan's steps one by one.
+
+        Args:
+            ours: whether the repository is this hub's; asked while it extracts, and before
+                anything stops.
+        """
         hub, report = self.hub, self.report
-        with step(report, "repository"):
-            check_repository(hub)
         self._extract()
+        with step(report, "repository"):
+            ours.result()
         there = self.extracted / "hub"
         findings = [*hubdiff.differences(hub.folder, there)]
         self.then = hub.with_secrets(config.read_env(there / ".env"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +22,11 @@ from iotops.cli.common import (
     with_sudo,
 )
 from iotops.errors import Exit, UsageError
+
+if TYPE_CHECKING:
+    from iotops.clients.restic import SnapshotInfo
+    from iotops.hub import Hub
+    from iotops.model import Manifest
 
 
 @click.command(epilog=exits(*USUAL, Exit.PARTIAL, *REPOSITORY, Exit.SKIPPED, Exit.INTERRUPTED))
@@ -215,8 +221,7 @@ def restore(
 
     out = screen(as_json, quiet)
     hub = open_hub(hub_folder, source)
-    chosen = action.choose(hub, snapshot, _time(at))
-    made = extract.read_manifest(hub.repository, chosen.id)
+    chosen, made = _chosen(hub, snapshot, _time(at), docker=into is None)
     if into is not None:
         found = extract.into(
             hub.repository, chosen.id, made, into, services, out.report, paths=paths
@@ -229,7 +234,6 @@ def restore(
         if found:
             return Exit.FAILED
         return Exit.PARTIAL if missing else Exit.DONE
-    hub.stack.require()
     wanted = action.Wanted(services, claim_disk, image or "")
     decided = action.plan(action.look(hub), chosen.id, made, wanted)
     if dry_run:
@@ -257,6 +261,31 @@ def restore(
         )
         return Exit.FAILED
     return Exit.PARTIAL if done.outcome is Outcome.PARTIAL else Exit.DONE
+
+
+def _chosen(
+    hub: Hub, snapshot: str, at: datetime | None, *, docker: bool
+) -> tuple[SnapshotInfo, Manifest]:
+    """Find the snapshot and read its manifest; meanwhile Docker is asked what a plan needs.
+
+    restic derives its key for half a second in each of its two calls.
+    """
+    from iotops.actions import extract
+    from iotops.actions import restore as action
+    from iotops.actions.beside import Beside
+
+    def read() -> tuple[SnapshotInfo, Manifest]:
+        found = action.choose(hub, snapshot, at)
+        return found, extract.read_manifest(hub.repository, found.id)
+
+    reading = Beside(read)
+    try:
+        if docker:
+            hub.stack.require()
+            _ = hub.model
+        return reading.result()
+    finally:
+        reading.stop()
 
 
 def _time(text: str | None) -> datetime | None:
