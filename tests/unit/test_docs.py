@@ -9,12 +9,13 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import click
 import pytest
 
-from iotops import config, model, services
+from iotops import config, errors, model, services
 from iotops.cli import iotops
 from iotops.errors import EXIT_MEANING, Exit
 from iotops.hub import options_of
@@ -54,15 +55,21 @@ def shown_commands() -> Iterator[tuple[str, str]]:
 
 def hints() -> Iterator[tuple[str, str]]:
     """Every command that the code tells people to type next."""
-    for path in sorted((ROOT / "iotops").rglob("*.py")):
-        tree = ast.parse(path.read_text())
+    for path, tree in trees().items():
         docs = docstrings(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 if id(node) not in docs:
                     words = r"(?:^|: |, |or |sudo )(iotops(?: --?[a-z-]+| [a-z]+\b)+)"
                     for found in re.finditer(words, node.value):
-                        yield path.relative_to(ROOT).as_posix(), found[1]
+                        yield path, found[1]
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The modules of the program, by path."""
+    paths = sorted((ROOT / "iotops").rglob("*.py"))
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text()) for path in paths}
 
 
 def docstrings(tree: ast.Module) -> set[int]:
@@ -77,9 +84,8 @@ def docstrings(tree: ast.Module) -> set[int]:
 def templates() -> dict[str, str]:
     """What each module can print: its texts but for the docstrings, values left out."""
     found = {}
-    for path in sorted((ROOT / "iotops").rglob("*.py")):
+    for path, tree in trees().items():
         texts: list[str] = []
-        tree = ast.parse(path.read_text())
         docs = docstrings(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr):
@@ -88,7 +94,7 @@ def templates() -> dict[str, str]:
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 if id(node) not in docs:
                     texts.append(node.value)
-        found[path.relative_to(ROOT).as_posix()] = "\0\0".join(texts)
+        found[path] = "\0\0".join(texts)
     return found
 
 
@@ -139,9 +145,11 @@ def test_hints_name_commands_and_options_that_exist(path: str, line: str) -> Non
 
 
 TEMPLATES = templates()
+QUOTED = sorted({*quoted()})
+ALSO = (errors.Interrupted,)
 
 
-@pytest.mark.parametrize(("page", "message"), sorted({*quoted()}))
+@pytest.mark.parametrize(("page", "message"), QUOTED)
 def test_quoted_messages_are_what_the_program_prints(page: str, message: str) -> None:
     """Word for word, in one module; `...` stands for a value."""
     parts = [part.strip(" ") for part in message.split("...")]
@@ -150,6 +158,36 @@ def test_quoted_messages_are_what_the_program_prints(page: str, message: str) ->
     assert any(all(part in text for part in wanted) for text in TEMPLATES.values()), (
         f"{page}: nothing prints `{message}`"
     )
+
+
+def leaves(root: type[BaseException]) -> Iterator[type[BaseException]]:
+    """Every kind of error that has no kinds of its own."""
+    for kind in root.__subclasses__():
+        if kind.__module__ == errors.__name__:
+            yield from [*leaves(kind)] or [kind]
+
+
+@cache
+def raised() -> dict[str, str]:
+    """What errors of each kind say, wherever one is made; values left out."""
+    kinds = {kind.__name__: list[str]() for kind in [*leaves(errors.IotopsError), *ALSO]}
+    for tree in trees().values():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            names = [one.id for one in (node.func, *node.args) if isinstance(one, ast.Name)]
+            for name in kinds.keys() & {*names}:
+                for one in ast.walk(node):
+                    if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                        kinds[name].append(one.value)
+    return {name: "\0".join(texts) for name, texts in kinds.items()}
+
+
+@pytest.mark.parametrize("kind", [*leaves(errors.IotopsError), *ALSO])
+def test_every_kind_of_error_is_on_a_page(kind: type[BaseException]) -> None:
+    parts = [part.strip(" ") for _, message in QUOTED for part in message.split("...")]
+    said = raised()[kind.__name__]
+    assert any(part in said for part in parts if len(part) >= 12), said.split("\0")
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 4, 10, 11, 12, 75, 130])
