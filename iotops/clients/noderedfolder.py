@@ -8,6 +8,7 @@ asked. Facts about Node-RED 4.1.13 and 5.0.7. Not here: keys and what is copied 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -197,6 +198,40 @@ def take_over_palette(live: Path, folder: Path) -> bool:
         doing="taking over the palette",
     )
     return not lacking(folder)
+
+
+PROCESSORS = {3: "386", 40: "arm", 62: "amd64", 183: "arm64", 243: "riscv64"}
+"""An ELF file's number of its processor (`e_machine`), by Docker's word for it."""
+
+
+def foreign(folder: Path, processor: str) -> str:
+    """Name a compiled module of the palette that is for another processor; empty = none.
+
+    Args:
+        processor: Docker's word for the wanted one.
+    """
+    for path in sorted((folder / MODULES).rglob("*.node")):
+        # Packages that bring their modules compiled bring them for all processors.
+        if "prebuilds" in path.parts or not files.is_regular(path):
+            continue
+        if _compiled_for(path) not in ("", processor):
+            return path.relative_to(folder / MODULES).as_posix()
+    return ""
+
+
+def own_processor() -> str:
+    """Give Docker's word for the processor of this machine's programs; empty = none known.
+
+    The kernel may be of another width: its word is not asked.
+    """
+    return _compiled_for(Path(sys.executable).resolve())
+
+
+def _compiled_for(path: Path) -> str:
+    with files.open_plain(path) as descriptor, open(descriptor, "rb", closefd=False) as file:
+        head = file.read(20)
+    number = int.from_bytes(head[18:20], "little") if head[:4] == b"\x7fELF" else 0
+    return PROCESSORS.get(number, "")
 
 
 def lacking(folder: Path) -> list[str]:

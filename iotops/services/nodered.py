@@ -133,6 +133,10 @@ class NodeRed(Service):
         npm_registry: OptionalServerAddress = ""
         ca_file: str = ""
 
+    older = (
+        "4 looks for the credentials in the user directory only, where 5 may keep them beside the"
+        " flow file, and modules for a newer Node.js do not load"
+    )
     quiet = {"NODE_RED_ENABLE_SAFE_MODE": "true"}
     options: Options
 
@@ -430,11 +434,20 @@ class NodeRed(Service):
         notes = [verdict.warning] if verdict.warning else []
         if not noderedfolder.dependencies(folder):
             return tuple(notes)
-        if live is not None and noderedfolder.take_over_palette(live, folder):
+        processor = self._processor()
+        if live is not None and processor and (module := noderedfolder.foreign(live, processor)):
+            notes.append(f"the present palette is for another processor than {processor}: {module}")
+        elif live is not None and noderedfolder.take_over_palette(live, folder):
             return (*notes, "the palette was taken over from the present folder (equal lock)")
         if self.place.rehearsal:
             return (*notes, PALETTE_NOT_PROVEN)
         return (*notes, self._install_palette(folder))
+
+    def _processor(self) -> str:
+        """Give Docker's word for the processor that its container runs on; empty = not known."""
+        container = self.place.stack.containers().get(self.place.container)
+        platform = container.platform.split("/") if container is not None else []
+        return platform[1] if len(platform) > 1 else noderedfolder.own_processor()
 
     def _install_palette(self, folder: Path) -> str:
         """Run npm in the service's own image, as the owner of the folder."""

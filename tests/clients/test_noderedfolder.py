@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,30 @@ def test_a_palette_that_does_not_fit_its_own_lock_is_not_reused(tmp_path: Path) 
     (folder / "package-lock.json").write_bytes((live / "package-lock.json").read_bytes())
     assert noderedfolder.lacking(live) == ["a"]
     assert not noderedfolder.take_over_palette(live, folder)
+
+
+def compiled(path: Path, processor: int) -> None:
+    """Write the head of a compiled module: an ELF file of 64 bits, little end first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little")
+    path.write_bytes(head + processor.to_bytes(2, "little") + bytes(40))
+
+
+def test_a_module_compiled_for_another_processor_is_named(tmp_path: Path) -> None:
+    """As on a disk that was moved from a Pi to another machine."""
+    palette(tmp_path)
+    modules = tmp_path / "node_modules"
+    assert noderedfolder.foreign(tmp_path, "amd64") == ""
+    compiled(modules / "a/build/Release/a.node", 183)
+    # Packages bring these for all processors, and choose themselves.
+    compiled(modules / "b/prebuilds/linux-arm/b.node", 40)
+    (modules / "a/no.node").write_text("no ELF file")
+    (modules / "a/link.node").symlink_to("gone")
+    assert noderedfolder.foreign(tmp_path, "arm64") == ""
+    assert noderedfolder.foreign(tmp_path, "amd64") == "a/build/Release/a.node"
+    assert noderedfolder.foreign(tmp_path / "none", "amd64") == ""
+
+
+def test_this_machines_own_processor_is_known() -> None:
+    usual = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+    assert noderedfolder.own_processor() in {usual.get(os.uname().machine), "arm", "386"}

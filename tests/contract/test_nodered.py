@@ -419,6 +419,23 @@ def test_the_palette_is_rebuilt_by_npm_or_taken_over(seeded: Seeded) -> None:
     assert "npm install" in note
 
 
+def test_a_palette_for_another_processor_is_never_taken_over(seeded: Seeded) -> None:
+    """A disk moved to another machine: the lock is equal, and the modules do not load there."""
+    bench, service = seeded.bench, seeded.bench.service()
+    module = bench.folder / "node_modules" / PALETTE / "build" / "Release" / "native.node"
+    module.parent.mkdir(parents=True)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little")
+    try:
+        module.write_bytes(head + (243).to_bytes(2, "little") + bytes(40))
+        folder = extracted(seeded, "foreign")
+        told, rebuilt = service.load(folder, seeded.record, bench.folder)
+    finally:
+        shutil.rmtree(module.parents[1])
+    assert "for another processor than" in told and "native.node" in told
+    assert "npm ci" in rebuilt
+    assert not (folder / "node_modules" / PALETTE / "build").exists()
+
+
 def test_a_registry_that_fails_stops_the_load_before_anything_stops(seeded: Seeded) -> None:
     folder = extracted(seeded, "offline")
     seeded.bench.kind.registry.down = True
