@@ -215,12 +215,30 @@ class ServiceRecord:
 
 @dataclass(frozen=True)
 class HostRecord:
-    """The machine a snapshot was made on."""
+    """The machine a snapshot was made on; `addresses` are those that others reach it at."""
 
     name: str
     machine: str
     system: str
     machine_id: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PublishedPort:
+    """A port of a container that this machine opens.
+
+    Attributes:
+        address: where it listens; empty = at every one.
+        port: on this machine; 0 = chosen anew at each start.
+        target: the container's own port.
+        protocol: "tcp" or "udp"; "host" = it shares the machine's network, hence opens all of its.
+    """
+
+    address: str
+    port: int
+    target: int
+    protocol: str
 
 
 @dataclass(frozen=True)
@@ -236,7 +254,12 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The record inside every snapshot, written last. Times are UTC."""
+    """The record inside every snapshot, written last. Times are UTC.
+
+    Attributes:
+        root: the data root's path. ports: by Compose service; None = not recorded (both are
+            missing in snapshots of an earlier iotops).
+    """
 
     format: int
     hub_id: str
@@ -250,6 +273,8 @@ class Manifest:
     commits: Mapping[str, str] = field(default_factory=dict)
     services: tuple[ServiceRecord, ...] = ()
     parts: tuple[PartRecord, ...] = ()
+    root: str = ""
+    ports: Mapping[str, tuple[PublishedPort, ...]] | None = None
 
     def artifacts(self) -> tuple[Artifact, ...]:
         """Give the artifacts of all services and parts."""

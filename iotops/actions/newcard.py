@@ -8,17 +8,15 @@ hub that never was (`setup.py`), the questions to a person (`cli/newcard.py`).
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from iotops import config, disk
-from iotops.actions import extract, paper
+from iotops.actions import extract, hostdiff, paper
 from iotops.actions.ours import TAG
 from iotops.actions.repository import PASSWORD_FILE as PASSWORD_FILE
 from iotops.actions.repository import write_repository_setting
@@ -184,7 +182,6 @@ def start(
                 hint="choose another snapshot with --snapshot ID",
             )
         settings = config.load(target / "hub" / config.FILE, options_of)
-        facts = _facts(target)
         with step(report, "write"):
             written = [_write_secret(password_file, kit.password.reveal() + "\n")]
             if kit.credentials:
@@ -200,13 +197,13 @@ def start(
                 write_repository_setting(target / "hub" / config.FILE, wanted)
             _give_to_owner(target / "hub", settings, made)
             _move(target / "hub", folder)
-    settings = config.load(folder / config.FILE, options_of)
+        settings = config.load(folder / config.FILE, options_of)
+        missing = tuple(lacking(folder, settings, made, target / "host"))
     _repair(folder, settings)
     records = StateFile(state or settings.paths.state, settings.hub.id)
     records.update(name=settings.hub.name, folder=str(folder))
     if copy is None:
         records.update(repository=repository_id)
-    missing = tuple(lacking(folder, settings, made, facts))
     if copy is not None:
         missing = (*_elsewhere(copy, password_file, credentials_file, kit), *missing)
     which = chosen.id[:8] if snapshot != "latest" else "latest"
@@ -336,27 +333,22 @@ def _repository(kit: Kit, work: Path, ssh_config: Path | None) -> Repository:
     )
 
 
-def _facts(target: Path) -> Mapping[str, object]:
-    try:
-        document: object = json.loads((target / "host" / "facts.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
 def _give_to_owner(folder: Path, settings: Settings, made: Manifest) -> None:
     """Give the files to the hub's owner, whose number may be another one on this machine."""
     try:
         entry = pwd.getpwnam(settings.hub.owner)
+        owner = entry.pw_uid, entry.pw_gid
     except KeyError:
-        return  # told as missing, with the command that gives it the files
+        # Somebody else may have that number here, and would read the secrets. What it lacks is
+        # told, with the command that gives the files to their owner.
+        owner = 0, 0
     top = folder.stat()
-    if (top.st_uid, top.st_gid) == (entry.pw_uid, entry.pw_gid):
+    if (top.st_uid, top.st_gid) == owner:
         return
     for path in (folder, *folder.rglob("*")):
         state = path.lstat()
         if state.st_uid == top.st_uid:
-            os.lchown(path, entry.pw_uid, entry.pw_gid)
+            os.lchown(path, *owner)
 
 
 def _move(source: Path, target: Path) -> None:
@@ -387,10 +379,12 @@ def _repair(folder: Path, settings: Settings) -> None:
 # -- what the machine lacks -----------------------------------------------------------------------
 
 
-def lacking(
-    folder: Path, settings: Settings, made: Manifest, facts: Mapping[str, object]
-) -> Iterator[Finding]:
-    """Say what this machine lacks for the restore, and how it differs from the old one."""
+def lacking(folder: Path, settings: Settings, made: Manifest, host: Path) -> Iterator[Finding]:
+    """Say what this machine lacks for the restore, and how it differs from the old one.
+
+    Args:
+        host: the snapshot's part of that name, extracted.
+    """
     owner, root = settings.hub.owner, settings.data.root
     try:
         pwd.getpwnam(owner)
@@ -398,7 +392,8 @@ def lacking(
         yield _lack(
             "owner",
             f"the user {owner}",
-            f"sudo useradd -m {owner}; sudo chown -R {owner}: {folder}",
+            # Not what belongs to a container's user.
+            f"sudo useradd -m {owner}; sudo chown -R --from=root {owner}: {folder}",
         )
     for name, ask in (
         ("docker", lambda: dockerprogram.require()),
@@ -410,39 +405,13 @@ def lacking(
             yield _lack(name, error.message, error.hint)
     for finding in disk.inspect(root, settings.data.kind, settings.hub.id):
         if finding.severity is Severity.ERROR and finding.code != "mount.unclaimed":
-            line = str(facts.get("mount line") or "")
-            then = f"; its line in /etc/fstab was: {line}" if line else ""
-            yield replace(finding, hint=f"mount an empty disk there, or the old one{then}")
-    yield from _different(made, facts)
-
-
-def _different(made: Manifest, facts: Mapping[str, object]) -> Iterator[Finding]:
-    """Tell what is other than on the old machine; none of it is changed."""
-    now = os.uname()
-    if made.host.machine and made.host.machine != now.machine:
-        yield _note(
-            "machine",
-            f"the processor was {made.host.machine} and is {now.machine}: images and the palette"
-            " are of another kind",
-            "restore with: --image current",
-        )
-    if (name := made.host.name) and name != socket.gethostname():
-        yield _note(
-            "host name",
-            f"the host name was {name} and is {socket.gethostname()}",
-            f"sudo hostnamectl set-hostname {name}",
-        )
-    zone, here = str(facts.get("localtime") or ""), os.path.realpath("/etc/localtime")
-    if zone and zone != here:
-        _, _, plain = zone.partition("zoneinfo/")
-        yield _note(
-            "time zone", f"the time zone was {plain}", f"sudo timedatectl set-timezone {plain}"
-        )
+            yield replace(
+                finding,
+                hint="mount an empty disk there, or the old one; somewhere else: say so in"
+                f" {folder / config.FILE} (data.root) and in the mounts of the Compose file",
+            )
+    yield from hostdiff.differences(made, host, root)
 
 
 def _lack(subject: str, message: str, hint: str) -> Finding:
     return Finding("machine.lacks", Severity.WARNING, subject, message, hint)
-
-
-def _note(subject: str, message: str, hint: str) -> Finding:
-    return Finding("machine.differs", Severity.INFO, subject, message, hint)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from iotops.clients import network
 from iotops.clients.staging import Staged, Staging
 from iotops.disk import SENTINEL
 from iotops.errors import CaptureError, IotopsError
@@ -110,12 +111,14 @@ def host_facts(root: Path) -> dict[str, object]:
         "machine": platform.machine(),
         "time zone": "/".join(time.tzname),
         "localtime": os.path.realpath("/etc/localtime"),
-        "mount line": _mount_line(root),
-        "packages": _packages(),
+        "addresses": list(network.addresses()),
+        "mount line": mount_line(root),
+        "packages": packages(),
     }
 
 
-def _mount_line(root: Path) -> str:
+def mount_line(root: Path) -> str:
+    """Give the line of fstab(5) that mounts the data root; empty = there is none."""
     try:
         lines = Path("/etc/fstab").read_text(errors="replace").splitlines()
     except OSError:
@@ -123,7 +126,7 @@ def _mount_line(root: Path) -> str:
     return next((line for line in lines if line.split()[1:2] == [str(root)]), "")
 
 
-def _packages() -> dict[str, str]:
+def packages() -> dict[str, str]:
     """Read versions from dpkg's own file: no program is started for it."""
     try:
         text = Path("/var/lib/dpkg/status").read_text(errors="replace")

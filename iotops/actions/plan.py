@@ -8,9 +8,11 @@ looking at the hub, and applying.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from iotops.actions import ports
 from iotops.model import (
     Artifact,
     Finding,
@@ -30,6 +32,19 @@ NOT_HELD = frozenset({"service.missing", "service.not-in-snapshot", "part.missin
 
 
 @dataclass(frozen=True)
+class Server:
+    """The server that would run with a service's data.
+
+    Attributes:
+        version: as it or its image tells; empty = not known.
+        older: what it makes of data that a newer one has written.
+    """
+
+    version: str
+    older: str = ""
+
+
+@dataclass(frozen=True)
 class HubFacts:
     """What a plan needs to know of the hub; no action looks further.
 
@@ -37,10 +52,16 @@ class HubFacts:
         services: name -> live folder below the data root, in order.
         live: names of services whose live folder exists. running: names that run.
         images: name -> (image id, digests, platform) of the image that would run; may be empty.
-        declared: name -> image that the Compose file names, for those without a container.
+        declared: name -> image that the Compose file names, for those without a container. Where
+            that name may mean another version tomorrow and it is here, it is in `images`, too.
         claim: the data root must be claimed first. free: bytes on the data root.
         keeps_holes: sparse files come out of the repository sparse.
         without_data: Compose services that keep nothing of their own here and have no container.
+        containers: name -> Compose service, where that is called otherwise.
+        ports: what the Compose file publishes today, by Compose service.
+        absent: addresses in it that this machine does not have. addresses: those that it has.
+        servers: by name, where another image would run than the recorded one.
+        unfit: what the kinds found that does not fit the snapshot, by name.
     """
 
     hub_id: str
@@ -53,6 +74,12 @@ class HubFacts:
     declared: Mapping[str, str] = field(default_factory=dict)
     keeps_holes: bool = True
     without_data: tuple[str, ...] = ()
+    containers: Mapping[str, str] = field(default_factory=dict)
+    ports: ports.Ports = field(default_factory=dict)
+    absent: frozenset[str] = frozenset()
+    addresses: tuple[str, ...] = ()
+    servers: Mapping[str, Server] = field(default_factory=dict)
+    unfit: Mapping[str, tuple[Finding, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,12 +90,14 @@ class Wanted:
         services: names; empty = everything. claim_disk: an empty disk may be claimed.
         image: what to do where the image differs: "" refuse, "recorded", "current".
         other_hub: a snapshot of another hub id is meant.
+        accept_ports: published ports may be more open than recorded.
     """
 
     services: tuple[str, ...] = ()
     claim_disk: bool = False
     image: str = ""
     other_hub: bool = False
+    accept_ports: bool = False
 
 
 def plan(facts: HubFacts, snapshot: str, made: Manifest, wanted: Wanted) -> Plan:
@@ -82,6 +111,8 @@ def plan(facts: HubFacts, snapshot: str, made: Manifest, wanted: Wanted) -> Plan
     """
     findings = [*_refusals(facts, made, wanted), *_not_in_snapshot(facts, made, wanted)]
     records = _records(facts, made, wanted)
+    findings += [one for record in records for one in facts.unfit.get(record.name, ())]
+    findings += _ports(facts, made, wanted, records)
     extracted = [a for r in records for a in r.artifacts]
     extracted += [a for name in parts(made, wanted) for a in _part(made, name)]
     size = sum(a.room if facts.keeps_holes else a.size for a in extracted)
@@ -157,6 +188,28 @@ def _no_space(size: int, free: int) -> Finding:
 def not_held(decided: Plan) -> tuple[Finding, ...]:
     """Give what was asked for and is not in the snapshot: without it a restore is partial."""
     return tuple(one for one in decided.findings if one.code in NOT_HELD)
+
+
+def opened(decided: Plan) -> tuple[Finding, ...]:
+    """Give the ports that are more open than recorded and not accepted: exit code 3."""
+    return tuple(
+        one
+        for one in decided.findings
+        if one.code == ports.OPENED and one.severity is not Severity.INFO
+    )
+
+
+def _ports(
+    facts: HubFacts, made: Manifest, wanted: Wanted, records: list[ServiceRecord]
+) -> Iterator[Finding]:
+    """Compare published ports: of everything, or of what is restored."""
+    restored = {facts.containers.get(record.name, record.name) for record in records}
+    if made.ports is not None:
+        looked_at = restored if wanted.services else {*facts.ports}
+        yield from ports.opened(made.ports, facts.ports, looked_at, accepted=wanted.accept_ports)
+    starting = restored if wanted.services else {*restored, *facts.without_data}
+    bound = {name: each for name, each in facts.ports.items() if name in starting}
+    yield from ports.absent(bound, facts.absent, facts.addresses)
 
 
 def _counted(record: ServiceRecord) -> str:
@@ -254,37 +307,79 @@ def _not_in_snapshot(facts: HubFacts, made: Manifest, wanted: Wanted) -> Iterato
             )
 
 
-def _image_findings(facts: HubFacts, record: ServiceRecord, choice: str) -> list[Finding]:
-    """Compare the image that would run with the one recorded: never a silent downgrade."""
+def same_image(facts: HubFacts, record: ServiceRecord) -> bool:
+    """Tell whether the recorded image would run; by a digest of all platforms, too."""
     now = facts.images.get(record.name)
-    if not record.image.id:
-        return []
-    if now is not None:
-        image_id, digests, would = now
-        same = image_id == record.image.id or bool(set(digests) & set(record.image.digests))
-    else:  # no container yet: what the Compose file names is all that can be known
-        would = facts.declared.get(record.name, "")
-        same = would in ("", record.image.reference)
-    if same or choice == "current":
-        return []
+    if now is None:  # no container yet: what the Compose file names is all that can be known
+        declared = facts.declared.get(record.name, "")
+        return not declared or (declared == record.image.reference and not floating(declared))
+    image_id, digests, _ = now
+    return image_id == record.image.id or bool(set(digests) & set(record.image.digests))
+
+
+def floating(reference: str) -> bool:
+    """Tell whether an image's name may mean another version tomorrow: `latest`, `2`, none."""
+    tag = reference.rpartition("/")[2].partition(":")[2]
+    return "@" not in reference and re.search(r"\d+\.\d+", tag) is None
+
+
+def _image_findings(facts: HubFacts, record: ServiceRecord, choice: str) -> Iterator[Finding]:
+    """Compare the image that would run with the one recorded: never a silent downgrade."""
+    if same_image(facts, record):
+        return
+    yield from _older(facts, record, choice)
+    if not record.image.id or choice == "current":
+        return
     if choice == "recorded":
-        return [
-            Finding(
-                "image.recorded",
-                Severity.ERROR,
-                record.name,
-                f"the Compose file does not run the recorded image {record.image.reference}",
-                f"write it into the Compose file, then: iotops up {record.name}",
-            )
-        ]
-    what = f"{record.image.reference} {record.image.digests[0] if record.image.digests else ''}"
-    return [
-        Finding(
-            "image.differs",
+        yield Finding(
+            "image.recorded",
             Severity.ERROR,
             record.name,
-            f"the data was captured under {what.strip()} (server {record.version or 'unknown'},"
-            f" {record.image.platform}); another image would run ({would})",
-            "go on with the present image: --image current",
+            f"the Compose file does not run the recorded image {record.image.reference}",
+            f"write it into the Compose file, then: iotops up {record.name}",
         )
-    ]
+        return
+    now = facts.images.get(record.name)
+    declared = facts.declared.get(record.name, "")
+    would = now[2] if now is not None else declared
+    if now is None and floating(declared):
+        would = f"whatever {declared} means today"
+    what = f"{record.image.reference} {record.image.digests[0] if record.image.digests else ''}"
+    yield Finding(
+        "image.differs",
+        Severity.ERROR,
+        record.name,
+        f"the data was captured under {what.strip()} (server {record.version or 'unknown'},"
+        f" {record.image.platform}); another image would run ({would})",
+        "go on with the present image: --image current",
+    )
+
+
+def _older(facts: HubFacts, record: ServiceRecord, choice: str) -> Iterator[Finding]:
+    """Find a server that is older than its data; whoever has chosen it is told all the same."""
+    server = facts.servers.get(record.name)
+    if server is None or not below(server.version, record.version):
+        return
+    why = f": {server.older}" if server.older else ""
+    image = record.image.reference or f"the image of {record.version}"
+    yield Finding(
+        "version.older",
+        Severity.WARNING if choice == "current" else Severity.ERROR,
+        record.name,
+        f"the data was written by server {record.version}, and the older {server.version} would"
+        f" run{why}",
+        f"write {image} into the Compose file, then: iotops up {record.name}; to go on with the"
+        " older one: --image current",
+    )
+
+
+def below(version: str, other: str) -> bool:
+    """Tell whether a version is below another, as far as both are told: "4" is not below 4.1."""
+    one, two = ([*map(int, re.findall(r"\d+", _leading(text)))] for text in (version, other))
+    shared = min(len(one), len(two))
+    return one[:shared] < two[:shared]
+
+
+def _leading(text: str) -> str:
+    found = re.match(r"v?(\d+(?:\.\d+)*)", text)
+    return found[1] if found is not None else ""

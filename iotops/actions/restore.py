@@ -20,10 +20,19 @@ from datetime import datetime
 from pathlib import Path
 
 from iotops import config, disk
-from iotops.actions import aside, extract, hubdiff, resume, swap
+from iotops.actions import aside, extract, fitting, hostdiff, hubdiff, resume, swap
 from iotops.actions.beside import Beside
 from iotops.actions.ours import TAG, Ours, check_repository
-from iotops.actions.plan import OTHER, HubFacts, Wanted, not_held, parts, plan
+from iotops.actions.plan import (
+    OTHER,
+    HubFacts,
+    Wanted,
+    floating,
+    not_held,
+    opened,
+    parts,
+    plan,
+)
 from iotops.actions.recorded import recorded
 from iotops.actions.stack import wait_ready
 from iotops.clients import files
@@ -110,8 +119,8 @@ def candidates(
     return tuple(complete or until)
 
 
-def look(hub: Hub) -> HubFacts:
-    """Gather what a plan needs to know of the hub."""
+def look(hub: Hub, made: Manifest) -> HubFacts:
+    """Gather what a plan needs to know of the hub, for the snapshot of a manifest."""
     data = hub.settings.data
     findings = disk.inspect(data.root, data.kind, hub.id, hub.state.read().disk)
     claim = any(finding.code == "mount.unclaimed" for finding in findings)
@@ -125,7 +134,19 @@ def look(hub: Hub) -> HubFacts:
     containers = hub.stack.containers()
     names = {service.name: service for service in hub.services}
     held = {service.place.container for service in hub.services}
-    return HubFacts(
+    declared = {
+        name: model.image
+        for name, service in names.items()
+        if service.place.container not in containers
+        and (model := hub.model.services.get(service.place.container)) is not None
+    }
+    here = hub.stack.images({one for one in declared.values() if one and floating(one)})
+    images = {
+        name: (image.id, image.digests, image.platform)
+        for name, reference in declared.items()
+        if (image := here.get(reference)) is not None
+    }
+    facts = HubFacts(
         hub_id=hub.id,
         services={
             name: service.place.folder.relative_to(hub.root).as_posix()
@@ -137,7 +158,8 @@ def look(hub: Hub) -> HubFacts:
             for name, service in names.items()
             if _runs(containers.get(service.place.container))
         ),
-        images={
+        images=images
+        | {
             name: (container.image_id, container.digests, container.platform)
             for name, service in names.items()
             if (container := containers.get(service.place.container)) is not None
@@ -145,16 +167,13 @@ def look(hub: Hub) -> HubFacts:
         claim=claim,
         free=files.free_bytes(hub.root),
         keeps_holes=hub.repository.keeps_holes(),
-        declared={
-            name: model.image
-            for name, service in names.items()
-            if service.place.container not in containers
-            and (model := hub.model.services.get(service.place.container)) is not None
-        },
+        declared=declared,
         without_data=tuple(
             name for name in hub.model.services if name not in containers and name not in held
         ),
+        containers={name: service.place.container for name, service in names.items()},
     )
+    return fitting.look(hub, made, facts)
 
 
 def _runs(container: Container | None) -> bool:
@@ -183,11 +202,11 @@ def restore(
             hint=f"sudo iotops restore {snapshot.id[:8]}",
         )
     with hub.locked("restore"):
-        facts = look(hub)
+        facts = look(hub, made)
         if not facts.claim:
             hub.guard()
             resume.settle(hub, report)
-            facts = look(hub)
+            facts = look(hub, made)
         decided = plan(facts, snapshot.id, made, wanted)
         if decided.refused:
             first = next(one for one in decided.findings if one.severity is Severity.ERROR)
@@ -206,7 +225,8 @@ def restore(
             finally:
                 ours.stop()
             bad = [one for one in findings if one.severity is Severity.ERROR]
-            missing = [*not_held(decided), *(one for one in findings if one.code == NOT_UP)]
+            missing = [*not_held(decided), *opened(decided)]
+            missing += [one for one in findings if one.code == NOT_UP]
             outcome = Outcome.PARTIAL if missing else Outcome.COMPLETE
             outcome = Outcome.FAILED if bad else outcome
             message = "; ".join(f"{one.subject}: {one.message}" for one in (*bad, *missing))
@@ -292,6 +312,7 @@ class _Restore:
             ours.result()
         there = self.extracted / "hub"
         findings = [*hubdiff.differences(hub.folder, there)]
+        findings += hostdiff.differences(self.made, self.extracted / "host", hub.root)
         self.then = hub.with_secrets(config.read_env(there / ".env"))
         self.run.note(step="prepare")
         for record in self.records.values():

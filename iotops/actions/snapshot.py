@@ -18,10 +18,10 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from iotops import __version__, disk, manifest
-from iotops.actions import parts, plausible, swap, volumes
+from iotops.actions import parts, plausible, ports, swap, volumes
 from iotops.actions.beside import Beside
 from iotops.actions.ours import TAG, Ours, refuse_protected
-from iotops.clients import files
+from iotops.clients import files, network
 from iotops.clients.compose import Container
 from iotops.clients.restic import Saved
 from iotops.clients.staging import Staged, Staging
@@ -82,7 +82,7 @@ class Maker:
         self.memory = self.staging.parent / "memory"
         self.links: list[Staging] = []
         self.warnings: list[str] = []
-        self.previous = _previous(self.staging)
+        self.previous = previous(self.staging)
         self.known = {
             artifact.path: artifact
             for artifact in (self.previous.artifacts() if self.previous else ())
@@ -317,6 +317,8 @@ class Maker:
                 commits=parts.commits(self.hub.folder),
                 services=services,
                 parts=made_parts,
+                root=str(self.hub.root),
+                ports=ports.published(self.hub.model),
             )
             files.write(self.staging / manifest.NAME, manifest.pieces(record), mode=0o600)
             return record
@@ -385,7 +387,9 @@ def host_record() -> HostRecord:
         machine_id = Path("/etc/machine-id").read_text().strip()
     except OSError:
         machine_id = ""
-    return HostRecord(socket.gethostname(), platform.machine(), system, machine_id)
+    return HostRecord(
+        socket.gethostname(), platform.machine(), system, machine_id, network.addresses()
+    )
 
 
 def _image(container: Container | None) -> ImageRecord:
@@ -394,7 +398,8 @@ def _image(container: Container | None) -> ImageRecord:
     return ImageRecord(container.image, container.image_id, container.digests, container.platform)
 
 
-def _previous(staging: Path) -> Manifest | None:
+def previous(staging: Path) -> Manifest | None:
+    """Read the manifest of the last run that got so far; None = there was none."""
     try:
         with (staging / manifest.NAME).open("rb") as lines:
             return manifest.read(lines, where="the last run")

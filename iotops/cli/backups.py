@@ -174,6 +174,11 @@ def copy(
     type=click.Choice(["recorded", "current"]),
     help="Which image shall run where it differs from the recorded one.",
 )
+@click.option(
+    "--accept-ports",
+    is_flag=True,
+    help="Published ports may be more open than recorded; else that makes the exit code 3.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the plan and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @hub_option
@@ -187,6 +192,7 @@ def restore(
     paths: tuple[str, ...],
     claim_disk: bool,
     image: str | None,
+    accept_ports: bool,
     dry_run: bool,
     yes: bool,
     hub_folder: Path | None,
@@ -234,8 +240,8 @@ def restore(
         if found:
             return Exit.FAILED
         return Exit.PARTIAL if missing else Exit.DONE
-    wanted = action.Wanted(services, claim_disk, image or "")
-    decided = action.plan(action.look(hub), chosen.id, made, wanted)
+    wanted = action.Wanted(services, claim_disk, image or "", accept_ports=accept_ports)
+    decided = action.plan(action.look(hub, made), chosen.id, made, wanted)
     if dry_run:
         out.document(decided, render.plan(decided))
         return Exit.FAILED if decided.refused else Exit.DONE

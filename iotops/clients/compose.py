@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ from iotops.clients.composemodel import (
     Volume,
     container,
     decode,
+    image,
     number,
     rows,
     table,
@@ -43,6 +44,7 @@ from iotops.clients.composemodel import (
 from iotops.clients.composeproject import Project
 from iotops.clients.stack import Stack
 from iotops.errors import IotopsError, StackError
+from iotops.model import ImageRecord
 
 if TYPE_CHECKING:
     import docker
@@ -222,6 +224,24 @@ class ComposeStack:
             return {}
         found = rows(decode(self._inspect("volume", names), "looking at volumes"))
         return {one.name: one for one in map(volume, found)}
+
+    def images(self, references: Collection[str]) -> Mapping[str, ImageRecord]:
+        """Look at images that are on this machine; nothing is pulled.
+
+        Args:
+            references: names, as a Compose file has them.
+
+        Returns:
+            By reference; one that is not here is left out.
+
+        Raises:
+            StackError: the engine does not answer.
+        """
+        found: dict[str, ImageRecord] = {}
+        for reference in sorted(references):
+            for item in rows(decode(self._inspect("image", [reference]), "looking at images")):
+                found[reference] = image(reference, item)
+        return found
 
     def logs(self, service: str, lines: int = 20) -> tuple[str, ...]:
         """Give the last lines a service printed, both streams, without control characters.

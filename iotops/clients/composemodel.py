@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from iotops.errors import StackError
+from iotops.model import ImageRecord
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class ServiceModel:
         restart: the policy, for example "unless-stopped"; empty = never.
         command: as the file replaces the image's; empty = it does not.
         built: it may be built here, so that no registry needs to have its image.
+        network_mode: for example "host"; empty = networks of its own.
     """
 
     name: str
@@ -85,6 +87,7 @@ class ServiceModel:
     restart: str
     command: tuple[str, ...] = ()
     built: bool = False
+    network_mode: str = ""
 
     def __repr__(self) -> str:
         """Name it without its environment, which holds secrets."""
@@ -348,6 +351,7 @@ def _service(name: str, value: Mapping[str, object], volumes: Mapping[str, objec
         restart="" if value.get("restart") == "no" else word(value.get("restart")),
         command=words(value.get("command")),
         built=bool(value.get("build")),
+        network_mode=word(value.get("network_mode")),
     )
 
 
@@ -412,11 +416,22 @@ def published(text: str) -> tuple[Port, ...]:
 # ---- docker inspect -----------------------------------------------------------------------------
 
 
-def container(document: Mapping[str, object], image: Mapping[str, object]) -> Container:
+def image(reference: str, document: Mapping[str, object]) -> ImageRecord:
+    """Read one element of `docker image inspect`; an empty one is an image that was removed."""
+    parts = (word(document.get(key)) for key in ("Os", "Architecture", "Variant"))
+    return ImageRecord(
+        reference=reference,
+        id=word(document.get("Id")),
+        digests=words(document.get("RepoDigests")),
+        platform="/".join(part for part in parts if part),
+    )
+
+
+def container(document: Mapping[str, object], made_from: Mapping[str, object]) -> Container:
     """Read one element of `docker inspect`, with the one of its image (empty = removed)."""
     state = table(document, "State")
     health = word(table(state, "Health").get("Status"))
-    parts = (word(image.get(key)) for key in ("Os", "Architecture", "Variant"))
+    its = image("", made_from)
     given = words(table(document, "Config").get("Env"))
     return Container(
         service=word(table(document, "Config", "Labels").get("com.docker.compose.service")),
@@ -430,15 +445,15 @@ def container(document: Mapping[str, object], image: Mapping[str, object]) -> Co
         oom_killed=state.get("OOMKilled") is True,
         image=word(table(document, "Config").get("Image")),
         image_id=word(document.get("Image")),
-        digests=words(image.get("RepoDigests")),
-        platform="/".join(part for part in parts if part),
+        digests=its.digests,
+        platform=its.platform,
         mounts=_real_mounts(document),
         config_hash=word(table(document, "Config", "Labels").get(_HASH)),
         ports=_real_ports(table(document, "HostConfig", "PortBindings")),
         environment=dict(line.split("=", 1) for line in given if "=" in line),
         inherited=frozenset(
             line.partition("=")[0]
-            for line in words(table(image, "Config").get("Env"))
+            for line in words(table(made_from, "Config").get("Env"))
             if line in given
         ),
     )

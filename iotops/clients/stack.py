@@ -6,11 +6,12 @@ Only the protocol, so that a kind is bound to these words and not to Docker's cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from iotops.clients.composemodel import Container, Executed, Holder, Model, Variable, Volume
+from iotops.model import ImageRecord
 
 
 class Stack(Protocol):
@@ -96,6 +97,10 @@ class Stack(Protocol):
 
     def volumes(self, names: Sequence[str]) -> Mapping[str, Volume]:
         """Look at volumes of the engine by name; those that do not exist are left out."""
+        ...
+
+    def images(self, references: Collection[str]) -> Mapping[str, ImageRecord]:
+        """Look at images that are on this machine; those that are not are left out."""
         ...
 
     def versions(self) -> tuple[str, str]:

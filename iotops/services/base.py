@@ -9,6 +9,7 @@ Not here: which kinds exist (`services/__init__.py`) and when anything is called
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ class Service(ABC):
     """Variables that keep the image's server from acting on the world in a drill."""
     fleeting: ClassVar[tuple[str, ...]] = ()
     """Mount targets in the container whose content nobody needs back, wherever it lies."""
+    older: ClassVar[str] = ""
+    """What a server makes of data that a newer one has written; told before such a restore."""
     config_files: ClassVar[tuple[ConfigFile, ...]] = ()
     Options: ClassVar[type[BaseOptions]] = BaseOptions
 
@@ -154,6 +157,29 @@ class Service(ABC):
 
     def preflight(self) -> Iterator[Finding]:
         """Yield what would spoil a capture: rights of tokens, versions, odd settings."""
+        yield from ()
+
+    def would_run(self) -> str:
+        """Give the version of the server that would run with restored data; empty = not known.
+
+        The running one tells it, else its image's tag, where the image is one of the kind's own.
+        """
+        stack = self.place.stack
+        container = stack.containers().get(self.place.container)
+        if container is not None and container.state == "running":
+            if told := self.probe().version:
+                return told
+        declared = stack.model().services.get(self.place.container)
+        image = container.image if container else declared.image if declared else ""
+        name, _, tag = image.partition("@")[0].rpartition("/")[2].partition(":")
+        found = re.match(r"v?(\d+(?:\.\d+)*)", tag) if name in self.images else None
+        return found[1] if found is not None else ""
+
+    def unfit(self, record: ServiceRecord) -> Iterator[Finding]:
+        """Yield what of this machine's configuration does not fit what would be restored.
+
+        Nothing is stopped yet, and nothing extracted; of severity ERROR it refuses the restore.
+        """
         yield from ()
 
     def load(self, folder: Path, record: ServiceRecord, live: Path | None) -> tuple[str, ...]:

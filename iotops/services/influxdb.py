@@ -132,6 +132,10 @@ class Influxdb(Service):
         Exclude("influxd.sqlite-*", "side files of a database that comes through the API"),
         Exclude("engine/replicationq/", "points waiting to be sent to other servers"),
     )
+    older = (
+        "it does not start on a store that a newer one has changed to its own form, from 2.8 on;"
+        " `influxd downgrade` of the newer one changes it back"
+    )
     quiet = {
         "INFLUXD_NO_TASKS": "true",
         # An old snapshot would lose what has expired since, half an hour after the start.

@@ -84,6 +84,9 @@ class Mosquitto(Service):
     targets = ("/mosquitto/data", "/mosquitto/log", "/mosquitto/secrets")
     default_folder = "mqtt"
     fleeting = ("/mosquitto/log",)
+    older = (
+        "2.0 refuses the passwords that 2.1 has made, and an older broker may not read the database"
+    )
     owner = (1883, 1883)
     secrets_in_data = True
     excludes = (
@@ -189,6 +192,11 @@ class Mosquitto(Service):
                 if not files.is_regular(path):
                     yield Finding("mosquitto.users", Severity.ERROR, self.name, *self._lost(path))
         yield from self.judge_users(self.place.folder)
+
+    def would_run(self) -> str:
+        """Ask the image itself where its tag says too little (`2` was 2.0 and is 2.1)."""
+        told = super().would_run()
+        return told if "." in told else self._version() or told
 
     # -- capture --------------------------------------------------------------------------------
 

@@ -365,6 +365,26 @@ def test_a_hub_moves_to_the_newer_line_with_all_it_has(make: Make) -> None:
     assert kind(bench).check(answers) == [] and list(bench.service().verify(record)) == []
 
 
+def test_the_version_that_would_run_is_known_before_anything_runs(bench: Bench) -> None:
+    """A tag may say too little: then the image itself is asked, which starts no broker."""
+    wanted = "2.1" if newer(bench) else "2.0"
+    assert bench.service().would_run().startswith(wanted)
+    compose = bench.ground.hub / "compose.json"
+    text = compose.read_text()
+    moved = f"iotops-lab/{bench.project}/mosquitto:2"
+    subprocess.run(["docker", "tag", bench.ground.image, moved], check=True)
+    try:
+        compose.write_text(text.replace(bench.ground.image, moved))
+        bench.stack = type(bench.stack)(bench.ground.hub, files=[compose], project=bench.project)
+        assert bench.service().would_run().startswith(wanted), "the tag says 2 only"
+    finally:
+        compose.write_text(text)
+        subprocess.run(["docker", "rmi", moved], check=True, capture_output=True)
+    bench.stack = type(bench.stack)(bench.ground.hub, files=[compose], project=bench.project)
+    bench.up()
+    assert bench.service().would_run().startswith(wanted), "the running one tells it"
+
+
 def blank(bench: Bench) -> ServiceRecord:
     return ServiceRecord("mosquitto", "mosquitto", "mosquitto", "mosquitto", Mode.HOT)
 

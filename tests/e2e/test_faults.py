@@ -116,6 +116,8 @@ def test_up_refuses_an_unmounted_disk(hub: HubUnderTest) -> None:
     hub.disk.detach()
     try:
         refused(hub, 1, "up", says="is not a mount point", hint="mount")
+        refused(hub, 1, "restore", "latest", "--yes", says="is not a mount point", hint="mount")
+        assert not any(hub.root.iterdir())
     finally:
         hub.disk.attach()
 

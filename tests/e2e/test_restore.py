@@ -23,7 +23,7 @@ import pytest
 from tests.conftest import need
 from tests.e2e.test_faults import edited
 from tests.support.disk import Disk
-from tests.support.hubs import Ended, docker
+from tests.support.hubs import Ended, docker, free_port
 from tests.support.killmatrix import Held
 from tests.support.lab import lab
 from tests.support.plainhub import ALL, PlainHub, plain_hub
@@ -340,6 +340,61 @@ def test_without_root_the_hint_is_the_same_command_with_sudo(tmp_path: Path) -> 
     )
     assert done.returncode == 2, done.stderr
     assert f"sudo iotops restore latest --service 'a b' --yes --hub {tmp_path}" in done.stderr
+
+
+# -- what of this machine does not fit ------------------------------------------------------------
+
+
+def published(hub: PlainHub, *ports: str) -> str:
+    """Give the Compose file with ports of `two`; its container is left as it is."""
+    listed = ", ".join(f'"{one}"' for one in ports)
+    text = hub.compose.replace("  two:\n", f"  two:\n    ports: [{listed}]\n", 1)
+    assert text != hub.compose
+    return text
+
+
+def test_a_port_more_open_than_recorded_is_told_until_it_is_accepted(hub: PlainHub) -> None:
+    compose = hub.folder / "docker-compose.yaml"
+    number = free_port()
+    compose.write_text(published(hub, f"127.0.0.1:{number}:80"))
+    try:
+        good = hub.backed_up()
+        hub.write("today")
+        compose.write_text(published(hub, f"{number}:80"))
+        says = f"port {number} for 80/tcp at every address is published"
+        plan = hub.iotops("restore", good, "--dry-run")
+        assert plan.code == 0 and says in plan.out and "--accept-ports" in plan.out
+        done = restored(hub, good)
+        assert done.code == 3 and says in done.out, done.err
+        assert last(hub, "restore")["outcome"] == "partial"
+        done = restored(hub, good, "--accept-ports")
+        assert done.code == 0 and "which is accepted" in done.out, done.err
+    finally:
+        compose.write_text(hub.compose)
+
+
+def test_an_address_that_is_gone_stops_nothing(hub: PlainHub) -> None:
+    compose = hub.folder / "docker-compose.yaml"
+    before = started(hub, "two")
+    compose.write_text(published(hub, "192.0.2.7:8080:80"))
+    try:
+        done = restored(hub, hub.good)
+    finally:
+        compose.write_text(hub.compose)
+    assert done.code == 1 and "192.0.2.7" in done.err and "today's address" in done.err
+    assert started(hub, "two") == before and hub.words() == {"today"}
+
+
+def test_nothing_of_a_stack_that_ran_before_the_restore_is_mixed_in(hub: PlainHub) -> None:
+    """The stack was started once on the fresh machine: what it made is put aside whole."""
+    for name in ("one", "two", "apps/app/data", "share"):
+        (hub.root / name / "made-at-the-first-start").write_text("a key of its own")
+    done = restored(hub, hub.good)
+    assert done.code == 0, done.err
+    assert hub.words() == {"snapshot"}
+    assert not [*hub.root.glob("[!.]*/**/made-at-the-first-start")]
+    assert hub.iotops("undo", "--yes").code == 0
+    assert (hub.root / "two" / "made-at-the-first-start").is_file()
 
 
 # -- only extract ---------------------------------------------------------------------------------

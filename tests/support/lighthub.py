@@ -94,7 +94,13 @@ class LightHub:
         assert made.code == 0, made.err
         hurry(self.repository, self.password_file.read_text().strip())
 
-    def iotops(self, *argv: str, env: Mapping[str, str] | None = None, limit: float = 120) -> Ended:
+    def iotops(
+        self,
+        *argv: str,
+        env: Mapping[str, str] | None = None,
+        limit: float = 120,
+        stdin: str = "",
+    ) -> Ended:
         """Run one command to its end."""
         done = subprocess.run(
             [sys.executable, "-m", "iotops", *argv, "--hub", str(self.folder)],
@@ -102,7 +108,7 @@ class LightHub:
             capture_output=True,
             text=True,
             timeout=limit,
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             cwd=self.base,
         )
         assert "Traceback" not in done.stderr, done.stderr

@@ -22,6 +22,7 @@ from iotops.model import (
     Mode,
     Outcome,
     PartRecord,
+    PublishedPort,
     ServiceRecord,
 )
 
@@ -68,6 +69,23 @@ def test_what_is_written_is_read_again() -> None:
     assert data.endswith(b"}\n") and b'\n  "format": 1' in data
     assert [one.path for one in MADE.artifacts()] == ["mqtt/a\\xe9", "mqtt/link"]
     assert MADE.service("mqtt") is MADE.services[0] and MADE.service("x") is None
+
+
+def test_a_manifest_of_an_earlier_iotops_is_read_without_the_newer_fields() -> None:
+    newer = dataclasses.replace(
+        MADE,
+        host=dataclasses.replace(MADE.host, addresses=("192.168.1.5",)),
+        root="/mnt/iot-data",
+        ports={"mosquitto": (PublishedPort("", 1883, 1883, "tcp"),), "influxdb": ()},
+    )
+    data = manifest.encode(newer)
+    assert manifest.decode(data, where="x") == newer
+    assert manifest.read(data.splitlines(keepends=True), where="x") == newer
+    document = json.loads(data)
+    for table, key in ((document["host"], "addresses"), (document, "root"), (document, "ports")):
+        del table[key]
+    assert manifest.decode(json.dumps(document).encode(), where="x") == MADE
+    assert MADE.ports is None and MADE.root == ""
 
 
 def test_what_is_written_is_read_again_line_by_line() -> None:
