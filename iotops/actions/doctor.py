@@ -13,6 +13,7 @@ from functools import partial
 from iotops import disk
 from iotops.actions import copies, envcheck, history, kit, machines, status, upkeep, volumes
 from iotops.actions.ours import check_repository
+from iotops.actions.snapshot import previous
 from iotops.clients import files
 from iotops.clients.restic import MINIMUM
 from iotops.config import CopySettings
@@ -44,6 +45,7 @@ def examine(hub: Hub, report: Report = silent) -> tuple[Finding, ...]:
         ("stack", _stack),
         ("variables", envcheck.variables),
         ("services", _services),
+        ("fit", _fit),
         ("records", _records),
     ]
     for name, look in parts:
@@ -208,6 +210,17 @@ def _services(hub: Hub) -> Iterator[Finding]:
             yield Finding(
                 "service.preflight", Severity.ERROR, service.name, error.message, error.hint
             )
+
+
+def _fit(hub: Hub) -> Iterator[Finding]:
+    """Find what would no longer fit the data of the last backup, or its own data today."""
+    made = previous(hub.layout.staging)
+    if made is None:
+        return
+    for service in hub.services:
+        record = made.service(service.name)
+        if record is not None and not record.error:
+            yield from service.unfit(record)
 
 
 def _records(hub: Hub) -> Iterator[Finding]:

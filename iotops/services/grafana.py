@@ -15,13 +15,14 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from iotops.clients import files, grafanaprovisioning
+from iotops.clients import files, grafanakey, grafanaprovisioning
 from iotops.clients.composemodel import inside_here
 from iotops.clients.http import JsonClient
 from iotops.clients.staging import Staging
@@ -43,6 +44,14 @@ DATABASE = "grafana.db"
 EXPORT = "export"
 PROVISIONING = "/etc/grafana/provisioning"
 """Where the image reads its provisioning files."""
+KEY = "secret_key"
+"""The fact that holds a print of the secret key."""
+HEALTH_TRIES, HEALTH_PAUSE = 3, 1.0
+"""How often an ill data source is asked again; seconds between."""
+ILL = (400, 403, 404, 500, 501, 502, 503, 504)
+"""What a data source's health may be answered with; 404 and 501: it has none to tell."""
+PROGRAM = re.compile(r"/gpx_[^/]*_linux_([a-z0-9]+)$")
+"""A plugin's own program, and the processor it is for."""
 PAGE = 500
 """Entries of one page of a search."""
 
@@ -100,6 +109,10 @@ class Grafana(Service):
             for ending in files.SQLITE_SIDE_FILES
         ),
     )
+    older = (
+        "Grafana changes its database to newer versions only; under an older one dashboards may be"
+        " missing, or it does not start"
+    )
     quiet = {
         "GF_UNIFIED_ALERTING_EXECUTE_ALERTS": "false",
         "GF_SMTP_ENABLED": "false",
@@ -153,8 +166,93 @@ class Grafana(Service):
                 Severity.WARNING,
                 self.name,
                 "Grafana does not accept our token or password: no export of dashboards as JSON",
-                hint=f"set {self.options.token_env} in .env to the token of a service account",
+                hint=f"set {self.options.token_env} in .env to the token of a service account; the"
+                " password of .env counts only when the database is made, a new one is set by:"
+                f" docker compose exec -T {self.place.container} grafana cli admin"
+                " reset-admin-password --password-from-stdin",
             )
+        yield from self._unhealthy()
+
+    def unfit(self, record: ServiceRecord) -> Iterator[Finding]:
+        """Compare the secret key, and the processor that plugins are made for."""
+        if (other := self._other_key(record)) is not None:
+            yield other
+        yield from self._foreign_plugins(record)
+
+    def verify(self, record: ServiceRecord) -> Iterator[Finding]:
+        """Compare the counts; its health says nothing of the data sources, so they are asked."""
+        yield from super().verify(record)
+        if (other := self._other_key(record)) is not None:
+            yield replace(other, severity=Severity.ERROR)
+        if not self.place.rehearsal:  # there they would reach nothing
+            yield from self._unhealthy()
+
+    def _other_key(self, record: ServiceRecord) -> Finding | None:
+        known, key = record.facts.get(KEY, ""), self._secret_key()
+        if not known or key is None or grafanakey.same(known, key):
+            return None
+        return Finding(
+            "grafana.key",
+            Severity.WARNING,
+            self.name,
+            "its secret key is another one than when the data was captured: Grafana will call"
+            " itself healthy, and no secret of a data source can be read",
+            f"the right one is in the snapshot: iotops restore ID --into DIR --path hub/.env; write"
+            f" it into .env, then: iotops up {self.name}. If it is lost, type the secrets of the"
+            " data sources again",
+        )
+
+    def _secret_key(self) -> Secret | None:
+        declared = self.place.stack.model().services.get(self.place.container)
+        if declared is None:
+            return None
+        return grafanakey.secret_key(
+            declared.environment, lambda inside: inside_here(declared, inside)
+        )
+
+    def _foreign_plugins(self, record: ServiceRecord) -> Iterator[Finding]:
+        """Name plugins whose programs are for another processor only (gpx_NAME_linux_arm64)."""
+        container = self.place.stack.containers().get(self.place.container)
+        platform = container.platform if container is not None else ""
+        now = platform.split("/")[1] if "/" in platform else ""
+        start, held = f"{record.folder}/plugins/", dict[str, set[str]]()
+        for artifact in record.artifacts:
+            found = PROGRAM.search(artifact.path)
+            if found is not None and artifact.path.startswith(start):
+                plugin = artifact.path.removeprefix(start).split("/")[0]
+                held.setdefault(plugin, set()).add(found[1])
+        foreign = sorted(plugin for plugin, made in held.items() if now and now not in made)
+        if foreign:
+            yield Finding(
+                "grafana.plugins",
+                Severity.WARNING,
+                self.name,
+                f"plugins with programs for another processor than {now}: {', '.join(foreign)}",
+                f"install them again afterwards: docker compose exec {self.place.container} grafana"
+                " cli plugins install NAME",
+            )
+
+    def _unhealthy(self) -> Iterator[Finding]:
+        """Ask for the health of each data source; of those that stay ill it is told.
+
+        Right after a start a plugin may still be loading, so an ill one is asked again.
+        """
+        with suppress(ServerError), self._authorised() as api:
+            ill = api.unhealthy() if api is not None else {}
+            for _ in range(HEALTH_TRIES):
+                if api is None or not ill:
+                    return
+                time.sleep(HEALTH_PAUSE)
+                ill = api.unhealthy(only=ill)
+            for name, said in ill.items():
+                yield Finding(
+                    "grafana.source",
+                    Severity.WARNING,
+                    self.name,
+                    f"the data source {name} does not work: {said}",
+                    "its token or address: look at it in Grafana (Connections, Data sources), and"
+                    " ask again: iotops doctor",
+                )
 
     def validate(self, tree: Path) -> Iterator[Finding]:
         """Read the provisioning files; see `Service.validate`."""
@@ -233,7 +331,21 @@ class Grafana(Service):
         extra = json.dumps({"export": export, "print": print_})
         self._export(staging, export, previous if print_ else None, extra, counts)
         staging.rest()
-        return Captured(version=self.probe().version, counts=counts, extra=extra)
+        facts = self._key_fact(staging, previous)
+        return Captured(version=self.probe().version, counts=counts, facts=facts, extra=extra)
+
+    def _key_fact(self, staging: Staging, previous: ServiceRecord | None) -> dict[str, str]:
+        """Give the print of the secret key; nothing where it is not known."""
+        key = self._secret_key()
+        if key is None:
+            return {}
+        known = previous.facts.get(KEY, "") if previous is not None else ""
+        if known and not grafanakey.same(known, key):
+            staging.warn(
+                "its secret key is another one than at the last backup: secrets of data sources"
+                " that were not typed again since cannot be read"
+            )
+        return {KEY: grafanakey.fingerprint(key, known)}
 
     def _export(
         self,
@@ -353,6 +465,24 @@ class _Api:
                 found[key] = len(way())
         return found
 
+    def unhealthy(self, only: Collection[str] | None = None) -> dict[str, str]:
+        """Give what the data sources that do not work say, by their name.
+
+        Args:
+            only: names; None = all.
+        """
+        found: dict[str, str] = {}
+        with suppress(Refused):
+            for source in self._list("/api/datasources"):
+                name, uid = str(source.get("name", "")), str(source.get("uid", ""))
+                if only is None or name in only:
+                    answer = self._client.get(
+                        f"/api/datasources/uid/{quote(uid, safe='')}/health", accept=ILL
+                    )
+                    if answer.status >= 400 and answer.status not in (403, 404, 501):
+                        found[name] = _said(answer.body) or f"it answered {answer.status}"
+        return found
+
     def export(self) -> Iterator[tuple[str, object]]:
         """Give file names and documents, without what changes by itself.
 
@@ -404,6 +534,16 @@ class _Api:
         if not isinstance(document, list):
             raise ServerError(f"{path} of Grafana came in no known form")
         return [one for one in document if isinstance(one, dict)]
+
+
+def _said(body: bytes) -> str:
+    """The server's own words for what is wrong, in one bounded line."""
+    try:
+        document: object = json.loads(body)
+    except ValueError:
+        return ""
+    said = document.get("message") if isinstance(document, dict) else None
+    return " ".join(str(said).split())[:200] if said else ""
 
 
 def _without(document: Mapping[str, object], *keys: str) -> dict[str, object]:

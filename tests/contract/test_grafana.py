@@ -20,6 +20,7 @@ from iotops.model import Severity
 from tests.conftest import need
 from tests.contract import kind_grafana
 from tests.contract.bench import Bench
+from tests.contract.protocol import Ground
 from tests.contract.test_kinds import Case
 from tests.support.lab import lab
 
@@ -160,6 +161,100 @@ def test_a_lost_dashboard_is_found_by_verify(bench: Bench) -> None:
     found = list(bench.service().verify(record))
     assert [(one.code, one.severity) for one in found] == [("counts.differ", Severity.ERROR)]
     assert "dashboards: 7 recorded, 6 found" in found[0].message
+
+
+class Keyed(kind_grafana.Kind):
+    """A Grafana with a secret key of its own, as the built-in template has it."""
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        self._env["GRAFANA_SECRET_KEY"] = "the first key"
+
+    def compose(self) -> Mapping[str, object]:
+        table = dict(super().compose())
+        environment = table["environment"]
+        assert isinstance(environment, dict)
+        more = {"GF_SECURITY_SECRET_KEY": "${GRAFANA_SECRET_KEY}"}
+        return {**table, "environment": {**environment, **more}}
+
+
+@on(Keyed)
+def test_another_secret_key_is_found_although_it_calls_itself_healthy(bench: Bench) -> None:
+    bench.kind.seed()
+    record = bench.capture()
+    print_ = record.facts["secret_key"]
+    assert print_.startswith("scrypt1:") and "first" not in str(record.facts) + record.extra
+    assert bench.capture(record).facts == record.facts, "an equal key is no change"
+    assert list(bench.service().unfit(record)) == list(bench.service().verify(record)) == []
+
+    bench.stop()
+    bench.wipe()
+    assert isinstance(bench.kind, Keyed)
+    bench.kind._env["GRAFANA_SECRET_KEY"] = "another"
+    (bench.ground.hub / ".env").write_text(
+        "".join(f"{name}='{value}'\n" for name, value in bench.kind.env().items())
+    )
+    bench.stack = type(bench.stack)(
+        bench.ground.hub, files=[bench.ground.hub / "compose.json"], project=bench.project
+    )
+    (told,) = bench.service().unfit(record)
+    assert (told.code, told.severity) == ("grafana.key", Severity.WARNING)
+    assert "--path hub/.env" in told.hint
+    bench.put_back(record)
+    bench.up()
+    assert bench.service().ready().ok, "its own health says nothing of it"
+    found = {one.code: one for one in bench.service().verify(record)}
+    assert found["grafana.key"].severity is Severity.ERROR
+    ill = found["grafana.source"]
+    assert "InfluxDB does not work" in ill.message and "s3cret" not in ill.message
+    assert "iotops doctor" in ill.hint
+    assert "grafana.source" in {one.code for one in bench.service().preflight()}
+    warned = bench.capture(record).warnings
+    assert any("another one than at the last backup" in one for one in warned)
+
+
+@on(kind_grafana.Kind)
+def test_a_password_of_the_env_file_counts_only_when_the_database_is_made(bench: Bench) -> None:
+    assert list(bench.service().preflight()) == []
+    assert isinstance(bench.kind, kind_grafana.Kind)
+    bench.kind._env["GRAFANA_ADMIN_PASSWORD"] = "changed in .env only"
+    (refused,) = bench.service().preflight()
+    assert refused.code == "grafana.token"
+    assert "grafana cli admin reset-admin-password" in refused.hint
+
+
+@on(kind_grafana.Kind)
+def test_load_leaves_no_side_file_and_no_old_search_index(bench: Bench) -> None:
+    """In a folder that somebody put together by hand, or an earlier capture held."""
+    bench.kind.seed()
+    record = bench.capture()
+    for name in ("grafana.db-wal", "grafana.db-shm", "grafana.db-journal"):
+        (bench.staged / name).write_bytes(b"of another database")
+    (bench.staged / "unified-search" / "bleve").mkdir(parents=True)
+    bench.stop()
+    bench.wipe()
+    bench.put_back(record)
+    left = {path.name for path in bench.ground.folder.iterdir()}
+    assert left == {"grafana.db", "plugins"}
+    bench.start()
+    bench.await_ready()
+    assert list(bench.service().verify(record)) == []
+
+
+@on(kind_grafana.Kind)
+def test_plugins_for_another_processor_are_named(bench: Bench) -> None:
+    bench.up()
+    platform = bench.stack.containers()["grafana"].platform.split("/")[1]
+    other = "arm64" if platform != "arm64" else "amd64"
+    plugins = bench.ground.folder / "plugins"
+    for plugin, made in {"foreign": [other], "both": [other, platform], "panel": []}.items():
+        (plugins / plugin).mkdir()
+        for processor in made:
+            (plugins / plugin / f"gpx_{plugin}_linux_{processor}").write_bytes(b"program")
+    record = bench.capture()
+    (told,) = bench.service().unfit(record)
+    assert told.code == "grafana.plugins" and told.message.endswith(f"than {platform}: foreign")
+    assert "grafana cli plugins install" in told.hint
 
 
 @on(kind_grafana.Kind)

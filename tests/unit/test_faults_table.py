@@ -119,7 +119,28 @@ a planted link;
 folders nested without an end;
 volumes beside the data root
 """
-GROUPS = (BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP)
+PITFALLS = """
+pitfall 1: the disk is not mounted, and a virgin stack would start;
+pitfall 2: the stack was started once before the restore;
+pitfall 3: wrong owners;
+pitfall 4: a tag means another version;
+pitfall 5: .env missing or mangled;
+pitfall 6: Node-RED's credentials cannot be decrypted;
+pitfall 7: Node-RED's palette is missing, and its health green;
+pitfall 8: an empty flow file, or one of another name;
+pitfall 9: Mosquitto's password file as the broker cannot read it;
+pitfall 10: Mosquitto's database torn or old;
+pitfall 11: Mosquitto's passwords under an older broker, or an open one;
+pitfall 12: InfluxDB's engine without its store;
+pitfall 13: Grafana's secret key or password is another one;
+pitfall 14: Grafana's database with foreign side files or an old index;
+pitfall 15: another network;
+a version that went down;
+another data root than recorded;
+another processor;
+another number of the owner, or no owner
+"""
+GROUPS = (BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP, PITFALLS)
 FAULTS = [" ".join(one.split()) for one in ";".join(GROUPS).split(";")]
 
 TABLE: dict[str, list[str]] = {

@@ -35,6 +35,8 @@ WRITES_PER_SECOND = float(os.environ.get("STANDIN_WRITES_PER_SECOND", "20"))
 ROWS_KEPT = int(os.environ.get("STANDIN_ROWS", "2000"))
 ROW_BYTES = int(os.environ.get("STANDIN_ROW_BYTES", "800"))
 
+SECRET_KEY = os.environ.get("GF_SECURITY_SECRET_KEY", "") or "the built-in one"
+
 Json = dict[str, Any]
 
 TABLES = """
@@ -150,8 +152,9 @@ def create() -> None:
         )
         link.execute("INSERT INTO org_user VALUES (1, 1, 1, 'Admin', ?, ?)", (stamp, stamp))
         link.execute(
-            "INSERT INTO data_keys VALUES (?, 1, 'root', 'secretKey.v1', ?, 'standin', ?, ?)",
-            (secrets.token_hex(8), secrets.token_bytes(32), stamp, stamp),
+            "INSERT INTO data_keys VALUES"
+            " ('standin', 1, 'root', 'secretKey.v1', ?, 'standin', ?, ?)",
+            (key_print(), stamp, stamp),
         )
         link.execute(
             "INSERT INTO migration_log (migration_id, success, timestamp) VALUES ('all', 1, ?)",
@@ -228,6 +231,23 @@ def save_datasource(source: Json, read_only: bool) -> Json:
             ),
         )
     return datasource(uid)
+
+
+def source_health(uid: str) -> tuple[int, Json]:
+    """``GET /api/datasources/uid/<uid>/health``: ill when its secret cannot be read any more.
+
+    As with Grafana, nothing else notices that the secret key is another one than the database's.
+    """
+    source = datasource(uid)
+    known = read("SELECT encrypted_data FROM data_keys WHERE name = 'standin'")
+    if source["secureJsonFields"] and known and known[0]["encrypted_data"] != key_print():
+        return 400, {"status": "ERROR", "message": "unauthorized: unauthorized access"}
+    return 200, {"status": "OK", "message": f"stand-in: {source['name']}"}
+
+
+def key_print() -> str:
+    """What the database keeps of the key that its secrets are written with."""
+    return hashed(SECRET_KEY, "standin")
 
 
 class Problem(Exception):
@@ -555,7 +575,7 @@ ROUTES: list[tuple[str, str, Route]] = [
     (
         "GET",
         r"/api/datasources/uid/([^/]+)/health",
-        lambda m, q, b: (200, {"status": "OK", "message": f"stand-in: {datasource(m[1])['name']}"}),
+        lambda m, q, b: source_health(m[1]),
     ),
     (
         "POST",
