@@ -19,13 +19,15 @@ from iotops.model import Finding, Manifest, Severity
 from iotops.services.base import Service
 
 
-def look(hub: Hub, made: Manifest, facts: HubFacts) -> HubFacts:
+def look(
+    hub: Hub, made: Manifest, facts: HubFacts, containers: Mapping[str, Container]
+) -> HubFacts:
     """Add what only the snapshot makes worth asking.
 
     Args:
-        facts: of the hub, whatever the snapshot is.
+        facts: of the hub, whatever the snapshot is. containers: by Compose service.
     """
-    published, containers = ports.published(hub.model), hub.stack.containers()
+    published = ports.published(hub.model)
     held = {
         service: record
         for service in hub.services

@@ -173,7 +173,7 @@ def look(hub: Hub, made: Manifest) -> HubFacts:
         ),
         containers={name: service.place.container for name, service in names.items()},
     )
-    return fitting.look(hub, made, facts)
+    return fitting.look(hub, made, facts, containers)
 
 
 def _runs(container: Container | None) -> bool:

@@ -212,15 +212,17 @@ class Grafana(Service):
 
     def _foreign_plugins(self, record: ServiceRecord) -> Iterator[Finding]:
         """Name plugins whose programs are for another processor only (gpx_NAME_linux_arm64)."""
-        container = self.place.stack.containers().get(self.place.container)
-        platform = container.platform if container is not None else ""
-        now = platform.split("/")[1] if "/" in platform else ""
         start, held = f"{record.folder}/plugins/", dict[str, set[str]]()
         for artifact in record.artifacts:
             found = PROGRAM.search(artifact.path)
             if found is not None and artifact.path.startswith(start):
                 plugin = artifact.path.removeprefix(start).split("/")[0]
                 held.setdefault(plugin, set()).add(found[1])
+        if not held:
+            return
+        container = self.place.stack.containers().get(self.place.container)
+        platform = container.platform if container is not None else ""
+        now = platform.split("/")[1] if "/" in platform else ""
         foreign = sorted(plugin for plugin, made in held.items() if now and now not in made)
         if foreign:
             yield Finding(
