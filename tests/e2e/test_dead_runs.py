@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
+from tests.e2e.test_drill import left_behind
 from tests.support.hubs import HubUnderTest, docker
 from tests.support.killmatrix import FOLDERS, RUNNING, STOPPED, Held, LightHub
 from tests.support.lab import lab
@@ -448,3 +449,20 @@ def test_a_backup_is_killed_in_the_capture_of_every_kind(hub: HubUnderTest) -> N
     done = hub.iotops("backup", "--json")
     assert done.code == 0, done.err + done.out
     assert done.result()["outcome"] == "complete"
+
+
+# -- a rehearsal ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "service", "left"), [("extract", "", 1), ("start", "cold", 1), ("clear", "cold", 3)]
+)
+def test_the_next_drill_clears_what_a_killed_one_left(
+    light: LightHub, step: str, service: str, left: int
+) -> None:
+    """Its folder, its network and its container, whichever of them were there."""
+    killed(light, step, service, "drill", "--service", "cold")
+    assert len(left_behind(light)) >= left
+    again = light.iotops("drill", "--service", "cold")
+    assert again.code == 0, again.err + again.out
+    assert left_behind(light) == [] and light.running() == RUNNING

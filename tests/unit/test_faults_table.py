@@ -57,7 +57,8 @@ more buckets than a page of the API, more than a thousand shards;
 an export into a folder with something in it; an export of damaged files;
 one password changed after the restore;
 every step ended by SIGKILL, SIGTERM and SIGINT; a full disk at every step;
-a power cut; a container removed while its run was dead; a process number used again;
+a power cut; a drill that was killed; a container removed while its run was dead;
+a process number used again;
 a restore onto a new disk that died; up while a restore is open; a dead restic's lock;
 another machine's lock; a forged snapshot; restored by hand, without iotops;
 a restic that hangs after it has failed
