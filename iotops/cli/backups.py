@@ -319,7 +319,8 @@ def undo(
 ) -> None:
     """Swap the last restore back, or discard what it had put aside.
 
-    A restore older than a week, or one before the last, is undone only when it is named.
+    A restore older than a week, or one before the last, is undone only when it is named. Its old
+    data goes by itself with the first complete backup after `old_data_days` (`iotops status`).
 
     \b
     Example: iotops undo
