@@ -319,6 +319,11 @@ class SyncSettings(_Table):
         description="file of SSH keys (ssh-keygen's ALLOWED SIGNERS); with it only a commit signed"
         " by one of them is applied",
     )
+    watch: Annotated[int, Field(strict=True, ge=1, le=3600)] = Field(
+        default=60,
+        description="seconds that changed services are watched after they answer: one that restarts"
+        " or turns unhealthy then is a failure",
+    )
 
 
 class PathSettings(_Table):

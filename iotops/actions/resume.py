@@ -7,6 +7,8 @@ that had exchanged everything. Not here: the runs themselves.
 
 from __future__ import annotations
 
+import os
+
 from iotops.actions import aside, locks, swap
 from iotops.clients import files
 from iotops.errors import IotopsError
@@ -59,6 +61,8 @@ def _settle(hub: Hub, record: RunRecord, report: Report) -> RunRecord:
         run.close("complete", message=f"{record.death}; finished by a later run")
         hub.state.finished(run.record)
         return run.record
+    if record.action == "sync":
+        return _settle_sync(hub, run, report)
     swap.put_right(hub, run, report)
     if record.action == "drill":
         from iotops.actions import scratch  # every run comes by here, and must begin quickly
@@ -72,6 +76,27 @@ def _settle(hub: Hub, record: RunRecord, report: Report) -> RunRecord:
         message=f"{record.death}; settled by a later run",
         hint=f"run it again: iotops {record.action}",
     )
+    hub.state.finished(run.record)
+    return run.record
+
+
+def _settle_sync(hub: Hub, run: Run, report: Report) -> RunRecord:
+    """Finish an apply that was proven, return any other to the commit before."""
+    from iotops.actions import syncback  # every run comes by here, and must begin quickly
+
+    death = run.record.death
+    if not os.access(hub.folder, os.W_OK):  # the unit of another verb sees it read-only
+        raise IotopsError(
+            f"the sync {run.id} {death}, and {hub.folder} cannot be written from here",
+            hint="settle it first: iotops resume",
+        )
+    if syncback.settle(hub, run, report):
+        _sweep(hub, run)
+        run.close("complete", message=f"{death}; finished by a later run")
+    else:
+        _sweep(hub, run)
+        message = f"{death}; returned to the commit before by a later run"
+        run.close("failed", message=message, hint="look: iotops sync plan")
     hub.state.finished(run.record)
     return run.record
 
@@ -94,13 +119,13 @@ def _sweep(hub: Hub, run: Run) -> None:
 
 
 def refuse_unsettled(hub: Hub) -> None:
-    """Refuse while a run that stopped or exchanged something has died and is not settled.
+    """Refuse while a run that stopped, exchanged or applied something has died unsettled.
 
     Raises:
         IotopsError: with the command that settles it.
     """
     for record in hub.journal.dead():
-        if record.swaps or record.stopped:
+        if record.swaps or record.stopped or record.action == "sync":
             raise IotopsError(
                 f"the {record.action} {record.id} died and has not been settled",
                 hint="settle it first: iotops resume",

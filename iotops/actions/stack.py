@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from iotops.actions import hubfiles, resume
+from iotops.actions.watch import PATIENCE, container_not_up
 from iotops.clients import files
 from iotops.clients.compose import Container
 from iotops.errors import ServerError, StackError
@@ -21,12 +22,9 @@ from iotops.events import Noted, Report, silent, step
 from iotops.hub import Hub
 from iotops.services.base import Service
 
-PATIENCE = 180.0
-"""Seconds a service gets to answer; Node-RED on a Pi with many palettes is the slowest."""
 LOOK_AGAIN = 10.0
 """Seconds after the start at which restart loops show."""
 PAUSE = 0.25
-LOG_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -187,22 +185,13 @@ def _refuse_looping(hub: Hub, before: Mapping[str, int]) -> None:
         loops = one.state == "restarting" or one.restart_count > restarts
         if loops or (one.state in ("exited", "dead") and one.exit_code != 0):
             reason = f"does not stay up ({one.state}, exit code {one.exit_code})"
-            raise _container_not_up(hub, name, name, reason, "iotops up")
+            raise container_not_up(hub, name, name, reason, "iotops up")
 
 
 def not_up(hub: Hub, service: Service, reason: str) -> StackError:
     """Give the error that says why a service is not up, with its last log lines."""
     again = f"iotops up {service.name}"
-    return _container_not_up(hub, service.name, service.place.container, reason, again)
-
-
-def _container_not_up(hub: Hub, name: str, container: str, reason: str, again: str) -> StackError:
-    lines = hub.stack.logs(container, LOG_LINES)
-    shown = "\n".join(f"  | {line}" for line in lines)
-    return StackError(
-        f"{name} did not come up: {reason}" + (f"\n{shown}" if shown else ""),
-        hint=f"mend its settings, then: {again}",
-    )
+    return container_not_up(hub, service.name, service.place.container, reason, again)
 
 
 def _image(container: Container | None) -> str:

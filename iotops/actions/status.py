@@ -7,7 +7,7 @@ could go wrong (`doctor.py`).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from iotops import disk
@@ -85,8 +85,7 @@ def status(hub: Hub) -> Status:
     findings.extend(upkeep.findings(state))
     findings.extend(kit.findings(hub, state))
     findings.extend(copies.findings(hub.copies, state))
-    if state.sync.get("returned"):
-        findings.append(returned(state.sync))
+    findings.extend(synced(state.sync))
     services = {name: "never backed up" for name in hub.settings.services}
     running, old = "", tuple[OldData, ...]()
     if here and not os.access(hub.layout.journal, os.R_OK | os.X_OK):
@@ -158,8 +157,12 @@ def died(record: RunRecord) -> Finding:
     return Finding("run.dead", Severity.ERROR, record.id, record.death, hint)
 
 
-def returned(sync: Mapping[str, str]) -> Finding:
-    """Tell of a commit that config-sync has returned from."""
-    text = f"the commit {sync['returned'][:8]} was returned from: {sync.get('why', '')}"
-    hint = "commit what mends it; then look: iotops sync plan"
-    return Finding("sync.returned", Severity.WARNING, "sync", text, hint)
+def synced(sync: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what config-sync would not apply, or has returned from."""
+    if sync.get("finding"):
+        text = sync["finding"]
+        yield Finding("sync.refused", Severity.WARNING, "sync", text, "look: iotops sync plan")
+    if sync.get("returned"):
+        text = f"the commit {sync['returned'][:8]} was returned from: {sync.get('why', '')}"
+        hint = "commit what mends it, then: iotops sync apply"
+        yield Finding("sync.returned", Severity.WARNING, "sync", text, hint)

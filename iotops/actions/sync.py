@@ -8,28 +8,18 @@ Not here: the decision (`syncplan.py`), applying it (`syncapply.py`), validation
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 
-from iotops.actions.flows import SECRET_NAME
+from iotops.actions import syncfacts
 from iotops.actions.hooks import refused_in_git
+from iotops.actions.syncfacts import BRANCH
 from iotops.actions.syncplan import (
     ChangeKind,
-    File,
-    ServiceFacts,
-    SyncFacts,
     SyncPlan,
-    differences,
     plan,
 )
-from iotops.clients import files
-from iotops.clients.compose import ComposeStack, Container, ServiceModel
 from iotops.clients.gitremote import Upstream
 from iotops.errors import (
     Conflict,
@@ -37,7 +27,6 @@ from iotops.errors import (
     GuardError,
     IotopsError,
     Skipped,
-    StackError,
     TimedOut,
     Unreachable,
     UsageError,
@@ -48,18 +37,8 @@ from iotops.journal import stamp
 from iotops.model import Finding, OnChange, Severity
 from iotops.services.base import Service
 
-BRANCH = "main"
 REMOTE = "sync"
 """Name of the remote that `[sync] remote` gives the address of."""
-BASES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
-OVERRIDES = tuple(
-    f"{stem}.override.{end}" for stem in ("compose", "docker-compose") for end in ("yml", "yaml")
-)
-"""The names that Compose looks for, in its order: one of each."""
-MADE = "sync.json"
-"""File in iotops' own folder: of which declaration this program made a container."""
-SHORT = 6
-"""Letters that a secret has at least: a shorter one would take ordinary words with it."""
 
 
 @dataclass(frozen=True)
@@ -79,30 +58,6 @@ class SyncStatus:
     plan: SyncPlan
 
 
-def worktree(hub: Hub) -> Upstream:
-    """Give the hub folder as the worktree of `main`.
-
-    Raises:
-        GuardError: it is no worktree, has another branch checked out, or no commit.
-    """
-    tree = Upstream(hub.folder, owner=hub.owner)
-    if not tree.exists():
-        raise GuardError(
-            f"{hub.folder} is not in Git", hint=f"put it there: git init -b {BRANCH} {hub.folder}"
-        )
-    branch = tree.branch()
-    if branch != BRANCH:
-        raise GuardError(
-            f"the hub folder is at {branch or 'a commit without a branch'}, not at {BRANCH}",
-            hint=f"git -C {hub.folder} checkout {BRANCH}",
-        )
-    if tree.head() is None:
-        raise GuardError(
-            f"nothing is committed in {hub.folder} yet", hint="commit it: iotops sync adopt"
-        )
-    return tree
-
-
 def look(hub: Hub, report: Report = silent, *, fetch: bool = True) -> SyncPlan:
     """Compare the hub with Git and decide what it takes; note in the state file what differs.
 
@@ -114,7 +69,7 @@ def look(hub: Hub, report: Report = silent, *, fetch: bool = True) -> SyncPlan:
         IotopsError: Git or the engine could not be asked.
     """
     with hub.flows_locked("sync"):
-        tree = worktree(hub)
+        tree = syncfacts.worktree(hub)
         state = hub.state.read().sync
         good = state.get("commit", "")
         good = good if good and tree.has(good) else ""
@@ -122,10 +77,11 @@ def look(hub: Hub, report: Report = silent, *, fetch: bool = True) -> SyncPlan:
             target, tip, found = _target(hub, tree, good, fetch=fetch)
             found += _unsigned(hub, tree, target, good)
         with step(report, "compare"):
-            facts = _facts(hub, tree, target, good, tuple(found))
+            facts = syncfacts.gather(hub, tree, target, good, tuple(found))
     decided = plan(facts)
-    noted = {**state, "looked": stamp(), "drift": summary(decided)}
-    if tip and not any(one.severity is Severity.ERROR for one in found):
+    bad = [one.message for one in found if one.severity is Severity.ERROR]
+    noted = {**state, "looked": stamp(), "drift": summary(decided), "finding": "; ".join(bad)[:200]}
+    if tip and not bad:
         noted["tip"] = tip
     with suppress(IotopsError, OSError):  # to look, nobody needs rights
         hub.state.update(sync=noted)
@@ -217,213 +173,6 @@ def _unsigned(hub: Hub, tree: Upstream, target: str, good: str) -> list[Finding]
     return []
 
 
-# -- the facts ------------------------------------------------------------------------------------
-
-
-def _facts(
-    hub: Hub, tree: Upstream, target: str, good: str, found: tuple[Finding, ...]
-) -> SyncFacts:
-    head = tree.head() or ""
-    wanted = content(tree, target)
-    known = wanted if head == target else content(tree, head)
-    before = content(tree, good) if good else known
-    new = [one.path for one in tree.status() if one.code == "??"]
-    present = {
-        path: file
-        for path in {*wanted, *known, *before, *new}
-        if (file := on_disk(hub.folder, path)) is not None
-    }
-    services, broken = _services(hub, wanted, {*known, *before}, present, unknown=not good)
-    return SyncFacts(
-        head=head,
-        target=target,
-        good=good,
-        wanted=wanted,
-        known=known,
-        before=before,
-        present=present,
-        services=services,
-        secrets=secrets(hub),
-        findings=(*found, *broken),
-    )
-
-
-def content(tree: Upstream, commit: str) -> dict[str, File]:
-    """Give the files of a commit."""
-    return {
-        path: File(one.data, one.mode == "100755", one.mode == "120000")
-        for path, one in tree.entries(commit).items()
-    }
-
-
-def on_disk(folder: Path, path: str) -> File | None:
-    """Read a file of the hub folder; what lies behind a link counts as one."""
-    place = files.below(folder, path)
-    if files.first_link(folder, place.parent) is not None:
-        return File(b"", link=True)
-    if place.is_symlink():
-        return File(os.fsencode(place.readlink()), link=True)
-    if not files.is_regular(place):
-        return None
-    with files.open_plain(place) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
-        return File(file.read(), bool(os.fstat(descriptor).st_mode & 0o100))
-
-
-def secrets(hub: Hub) -> tuple[str, ...]:
-    """Give the values of `.env` that no diff may show and no commit may hold."""
-    found = (value.reveal() for name, value in hub.env.items() if SECRET_NAME.search(name))
-    return tuple(value for value in found if len(value) >= SHORT)
-
-
-def _services(
-    hub: Hub,
-    wanted: Mapping[str, File],
-    tracked: set[str],
-    present: Mapping[str, File],
-    *,
-    unknown: bool,
-) -> tuple[dict[str, ServiceFacts], list[Finding]]:
-    """Gather how the containers stand to the target's Compose project."""
-    here = ComposeStack(hub.folder)
-    containers = hub.stack.containers()
-    with _project(hub, wanted, tracked, present) as candidate:
-        try:
-            declared = (candidate or here).model().services
-            hashes = (candidate or here).hashes()
-        except StackError as error:
-            finding = Finding(
-                "compose.broken", Severity.ERROR, "Compose", error.message, error.hint
-            )
-            return {}, [finding]
-    now = hashes
-    if candidate is not None:
-        try:
-            now = here.hashes()
-        except StackError:  # broken on the disk: the target mends it
-            now = {}
-    kinds = {one.place.container: one for one in hub.services}
-    images = here.image_ids(sorted({one.image for one in declared.values() if one.image}))
-    made = remembered(hub)
-    found = {name: _orphan(one) for name, one in containers.items() if name not in declared}
-    for name, model in declared.items():
-        one = containers.get(name)
-        same = one is not None and made.get(name) == (one.id, hashes.get(name, ""))
-        known = one.config_hash if one is not None and same else hashes.get(name, "")
-        if now.get(name) != hashes.get(name):
-            known = hashes.get(name, "")
-        service = kinds.get(name)
-        mounts = tuple(_mounts(hub.folder.resolve(), model, wanted))
-        found[name] = ServiceFacts(
-            state=one.state if one is not None else "",
-            container=one.id if one is not None else "",
-            differs=differences(model, known, images.get(model.image, ""), one) if one else (),
-            config=service.config_files if service is not None else (),
-            mounts=mounts,
-            stale=_stale(hub.folder, one, mounts, wanted) if one is not None and unknown else (),
-        )
-    return found, []
-
-
-def _orphan(one: Container) -> ServiceFacts:
-    return ServiceFacts(one.state, one.id, declared=False)
-
-
-def _mounts(
-    folder: Path, model: ServiceModel, wanted: Mapping[str, File]
-) -> Iterator[tuple[str, bool]]:
-    for mount in model.mounts:
-        if mount.source is not None and mount.source.is_relative_to(folder):
-            path = mount.source.relative_to(folder).as_posix()
-            yield ("" if path == "." else path), path in wanted or mount.source.is_file()
-
-
-def _stale(
-    folder: Path, one: Container, mounts: Sequence[tuple[str, bool]], wanted: Mapping[str, File]
-) -> tuple[str, ...]:
-    """Name the mounted files that changed after a container started."""
-    try:
-        started = datetime.fromisoformat(one.started_at).timestamp()
-    except ValueError:
-        return ()
-    found: list[str] = []
-    for path in wanted:
-        if any(mount and (path == mount or path.startswith(f"{mount}/")) for mount, _ in mounts):
-            with suppress(OSError):
-                if (folder / path).lstat().st_mtime > started:
-                    found.append(path)
-    return tuple(found)
-
-
-@contextmanager
-def _project(
-    hub: Hub, wanted: Mapping[str, File], tracked: set[str], present: Mapping[str, File]
-) -> Iterator[ComposeStack | None]:
-    """Give the target's Compose project as it will be in the hub folder; None = it is there."""
-    names = _compose_names(hub, wanted, tracked)
-    if all(wanted.get(name) == present.get(name) for name in names if name in wanted) and not any(
-        name in tracked and name not in wanted for name in present if name in BASES + OVERRIDES
-    ):
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="iotops-sync-") as base:
-        paths: list[Path] = []
-        for name in names:
-            path = hub.folder / name
-            if name in wanted:
-                path = Path(base) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(wanted[name].data)
-            paths.append(path)
-        yield ComposeStack(hub.folder, files=paths)
-
-
-def _compose_names(hub: Hub, wanted: Mapping[str, File], tracked: set[str]) -> list[str]:
-    """Name the project's files as they will be: Git's, and those that only this machine has."""
-    chosen = hub.env.get("COMPOSE_FILE")
-    if chosen is not None:
-        return chosen.reveal().split(os.pathsep)
-    there = {name for name in BASES + OVERRIDES if name in wanted}
-    there |= {
-        name for name in BASES + OVERRIDES if name not in tracked and (hub.folder / name).is_file()
-    }
-    return [
-        *[name for name in BASES if name in there][:1],
-        *[name for name in OVERRIDES if name in there][:1],
-    ]
-
-
-# -- which declaration a container was made of ----------------------------------------------------
-
-
-def remembered(hub: Hub) -> dict[str, tuple[str, str]]:
-    """Read of which declarations containers were made: by service, container id and hash.
-
-    What Compose writes on a container is not always the hash that it gives for the declaration
-    (with `env_file`, or where the container was made without its dependencies; 2.26, seen).
-    """
-    try:
-        document: object = json.loads((hub.layout.folder / MADE).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    found = document.items() if isinstance(document, dict) else ()
-    return {
-        str(name): (str(pair[0]), str(pair[1]))
-        for name, pair in found
-        if isinstance(pair, list) and len(pair) == 2
-    }
-
-
-def remember(hub: Hub, stack: ComposeStack) -> None:
-    """Write down of which declarations the present containers are, after they were made so."""
-    hashes = stack.hashes()
-    made = {
-        name: (one.id, hashes[name])
-        for name, one in hub.stack.containers().items()
-        if name in hashes and one.state
-    }
-    files.write(hub.layout.folder / MADE, json.dumps(made).encode(), mode=0o644)
-
-
 # -- adopting local edits -------------------------------------------------------------------------
 
 
@@ -450,7 +199,7 @@ def adopt(
     with hub.flows_locked("sync adopt"):
         tree = Upstream(hub.folder, owner=hub.owner)
         if tree.exists() and tree.head() is not None:
-            tree = worktree(hub)
+            tree = syncfacts.worktree(hub)
         edited = [one.path for one in tree.status()]
         for path in paths:
             if not any(one == path or one.startswith(f"{path.rstrip('/')}/") for one in edited):
@@ -478,9 +227,9 @@ def _refuse_secrets(hub: Hub, paths: Sequence[str]) -> None:
             "; ".join(one.message for one in refused),
             hint=f"keep it out: add {refused[0].subject} to .gitignore",
         )
-    values = [value.encode() for value in secrets(hub)]
+    values = [value.encode() for value in syncfacts.secrets(hub)]
     for path in paths:
-        file = on_disk(hub.folder, path)
+        file = syncfacts.on_disk(hub.folder, path)
         if file is not None and any(value in file.data for value in values):
             raise GuardError(
                 f"{path} holds a value of .env in clear text and may not be committed",

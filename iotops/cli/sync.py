@@ -1,4 +1,4 @@
-"""Commands that keep the hub equal to what Git says: sync plan, status, adopt."""
+"""Commands that keep the hub equal to what Git says: sync plan, apply, status, adopt."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iotops.cli.common import USUAL, exits, hub_option, open_hub, output_options, screen
-from iotops.errors import Exit
+from iotops.cli.common import (
+    REPOSITORY,
+    USUAL,
+    confirm,
+    exits,
+    hub_option,
+    open_hub,
+    output_options,
+    screen,
+)
+from iotops.errors import Exit, UsageError
 
 if TYPE_CHECKING:
+    from iotops.actions.syncapply import Applied
     from iotops.actions.syncplan import SyncPlan
+    from iotops.cli.render import Screen
 
 
 @click.group()
@@ -49,6 +60,68 @@ def plan(hub_folder: Path | None, exit_code: bool, as_json: bool, quiet: bool) -
     decided = action.look(open_hub(hub_folder), render.without_json(out))
     out.document(decided, lines(decided))
     return _code(decided, exit_code)
+
+
+@sync.command(epilog=exits(*USUAL, Exit.DIFFERENT, *REPOSITORY, Exit.SKIPPED, Exit.INTERRUPTED))
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--auto",
+    is_flag=True,
+    help="For a timer: nobody is asked, and a commit that was returned from is not tried again.",
+)
+@click.option(
+    "--without-backup",
+    is_flag=True,
+    help="Take no snapshot first; should the commit turn out bad, no data comes back.",
+)
+@hub_option
+@output_options
+def apply(
+    hub_folder: Path | None,
+    yes: bool,
+    auto: bool,
+    without_backup: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Make the hub equal to Git: files, then the services that need something.
+
+    First a snapshot is taken. Then only those services are reloaded, restarted or made anew that a
+    change concerns, and watched for a while. Where one does not stay well, everything goes back to
+    the commit before by itself, the data of containers that were made anew included; the exit code
+    is then 1. Local edits, and what has changed since it was looked at, are refused with 4, and so
+    is a remote whose history was rewritten or whose commit no allowed key has signed. 75: it does
+    not answer.
+
+    \b
+    Example: iotops sync apply
+    """
+    from iotops.actions import syncapply
+    from iotops.model import Severity
+
+    out = screen(as_json, quiet)
+    hub = open_hub(hub_folder)
+    if auto:
+        if without_backup:
+            raise UsageError(
+                "--auto always takes a snapshot first", hint="iotops sync apply --auto"
+            )
+        return _applied(out, syncapply.unattended(hub, out.report))
+    decided = syncapply.prepare(hub, out.report)
+    work = bool(decided.files or decided.services or decided.head != decided.target)
+    bad = any(one.severity is Severity.ERROR for one in decided.findings)
+    out.shown("plan", decided, lines(decided), asked=work and not bad and not yes)
+    if work and not bad:
+        confirm("apply this?", yes=yes)
+    done = syncapply.apply(hub, decided, backup=not without_backup, report=out.report)
+    return _applied(out, done)
+
+
+def _applied(out: Screen, done: Applied) -> int:
+    what = ", ".join(f"{name} {how}" for name, how in done.services.items()) or "no service"
+    said = f"the hub is at {done.commit[:8]}: {len(done.files)} files written, {what}"
+    out.result(done, [said if done.run else f"the hub is at {done.commit[:8]}"])
+    return Exit.DONE
 
 
 @sync.command(epilog=exits(*USUAL, Exit.DIFFERENT, Exit.INTERRUPTED))

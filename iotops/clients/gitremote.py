@@ -132,6 +132,8 @@ class Upstream(Worktree):
     def advance(self, branch: str, new: str, old: str) -> None:
         """Move the branch that is checked out to a newer commit whose files are there already.
 
+        It may be done again, after it was ended between its two calls of Git.
+
         Args:
             old: where it must still be.
 
@@ -139,6 +141,7 @@ class Upstream(Worktree):
             GitError: it is elsewhere by now, or the index is in use.
         """
         doing = f"moving the branch {branch} to {new[:8]}"
-        reason = "iotops sync"
-        self._git("update-ref", "-m", reason, f"refs/heads/{branch}", new, old, doing=doing)
+        if self.head() != new:
+            words = ("-m", "iotops sync", f"refs/heads/{branch}", new, old)
+            self._git("update-ref", *words, doing=doing)
         self._git("reset", "--quiet", doing=doing)  # the index only

@@ -435,6 +435,13 @@ class Mosquitto(Service):
         except CaptureError as error:
             raise LoadError(str(error), hint="choose another snapshot: iotops snapshots") from error
 
+    def reload(self) -> OnChange:
+        """Let the broker read its ACL, users and certificates again: SIGHUP from inside."""
+        asked = self.place.stack.execute(
+            self.place.container, ["sh", "-c", "kill -HUP 1"], limit=SAVE_LIMIT
+        )
+        return OnChange.NOTHING if asked.code == 0 else OnChange.RESTART
+
     def validate(self, tree: Path) -> Iterator[Finding]:
         """Have a broker of its own try the configuration, with today's users."""
         configuration = self._here(CONFIGURATION)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from iotops.actions import syncapply
+from iotops.errors import Conflict
+from iotops.hub import Hub
 from tests.conftest import need
 from tests.support.lighthub import VERSIONS, LightHub, words
 
@@ -33,23 +37,33 @@ def git(folder: Path, *argv: str) -> str:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LightHub]:
+def hub(tmp_path: Path) -> LightHub:
     """A hub in Git whose engine runs nothing."""
+    return in_git(tmp_path / "base")
+
+
+def in_git(base: Path) -> LightHub:
+    """Make such a hub in a folder."""
     need("git")
     need("restic")
-    made = LightHub(tmp_path / "base", VERSIONS[-1])
+    made = LightHub(base, VERSIONS[-1])
     (made.folder / ".env").write_text(f"API_TOKEN={SECRET}\n")
     (made.folder / ".gitignore").write_text("/.env\n")
     (made.folder / "acl").write_text("topic read one\n")
     git(made.folder, "init", "-q", "-b", "main")
     git(made.folder, "add", "-A")
     git(made.folder, "commit", "-qm", "Begin")
-    yield made
+    return made
 
 
 @pytest.fixture
 def desk(hub: LightHub) -> Path:
     """A clone at somebody's desk; the hub follows it."""
+    return followed(hub)
+
+
+def followed(hub: LightHub) -> Path:
+    """Make the clone."""
     folder = hub.base / "desk"
     git(hub.base, "clone", "-q", str(hub.folder), str(folder))
     hub.add(f'[sync]\nremote = "{folder}"\n')
@@ -181,6 +195,127 @@ def test_an_unsigned_commit_is_a_finding(hub: LightHub, desk: Path) -> None:
     assert codes(plan(hub, 4)) == ["sync.unsigned"]
     git(desk, *sign, "commit", "-S", "--amend", "-qm", "By Ann")
     assert codes(plan(hub, 4)) == []  # what was never taken for good may be rewritten
+
+
+def push(desk: Path, **files: str | None) -> str:
+    """Commit files at the desk; None = removed."""
+    for name, text in files.items():
+        path = desk / name.replace("__", "/")
+        path.parent.mkdir(exist_ok=True)
+        if text is None:
+            path.unlink()
+        else:
+            path.write_text(text)
+    git(desk, "add", "-A")
+    git(desk, "commit", "-qm", "More")
+    return git(desk, "rev-parse", "HEAD")
+
+
+def test_files_alone_are_applied_without_a_snapshot(hub: LightHub, desk: Path) -> None:
+    need("root")
+    os.chown(hub.folder / "acl", 1883, 1883)
+    (hub.folder / "acl").chmod(0o600)
+    made = push(desk, acl="topic read two\n", conf__deep="x\n", **{".gitignore": "/.env\n/x\n"})
+    (desk / "run.sh").write_text("#!/bin/sh\n")
+    (desk / "run.sh").chmod(0o755)
+    made = push(desk)
+    done = hub.good("sync", "apply", "--auto")
+    assert (done["commit"], done["snapshot"], done["services"]) == (made, "", {})
+    state = (hub.folder / "acl").stat()
+    assert (state.st_uid, state.st_mode & 0o777) == (1883, 0o600)  # as the old one was
+    assert (hub.folder / "conf" / "deep").read_text() == "x\n"
+    assert os.access(hub.folder / "run.sh", os.X_OK)
+    assert git(hub.folder, "rev-parse", "HEAD") == made
+    assert git(hub.folder, "status", "--short") == ""
+    push(desk, acl=None)
+    assert hub.good("sync", "apply", "--yes")["files"] == ["acl"]
+    assert not (hub.folder / "acl").exists()
+
+    again = hub.good("sync", "apply", "--auto")  # nothing to do: no run, and told in the state
+    assert again["run"] == ""
+    last = hub.state()["last"]
+    assert isinstance(last, dict) and last["sync"]["outcome"] == "complete"
+    assert hub.good("sync", "status")["commit"] == again["commit"]
+
+
+def test_everything_happens_as_the_owner() -> None:
+    """Root applies, Git and the files are the owner's: root's own Git would refuse the folder."""
+    need("root")
+    owner = pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory(prefix="iotops-sync-", dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)
+        hub = in_git(Path(folder) / "base")
+        hub.settings.write_text(hub.settings.read_text().replace('"root"', '"nobody"'))
+        desk = followed(hub)
+        made = push(desk, acl="topic read two\n", conf__deep="x\n")
+        for top in (hub.folder, desk):
+            for path in [top, *top.rglob("*")]:
+                os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+        done = hub.good("sync", "apply", "--auto")
+        assert done["commit"] == made
+        (hub.folder / "acl").write_text("topic read three\n")
+        assert hub.good("sync", "adopt")["paths"] == ["acl"]
+        owners = {path.lstat().st_uid for path in [hub.folder, *hub.folder.rglob("*")]}
+        assert owners == {owner.pw_uid}
+
+
+def test_a_timer_applies_nothing_odd(hub: LightHub, desk: Path) -> None:
+    need("root")
+    old = git(hub.folder, "rev-parse", "HEAD")
+    hub.good("sync", "apply", "--auto")
+    push(desk, acl="topic read two\n")
+    (hub.folder / "acl").write_text("edited\n")
+    edited = hub.iotops("sync", "apply", "--auto")
+    assert edited.code == 4
+    words(edited, "acl was edited on the hub")
+    git(hub.folder, "checkout", "--", "acl")
+    gone = desk.rename(desk.with_name("gone"))
+    away = hub.iotops("sync", "apply", "--auto")
+    assert away.code == 75
+    words(away, "does not answer")
+    gone.rename(desk)
+    git(desk, "commit", "--amend", "-qm", "Another")
+    git(desk, "commit", "--allow-empty", "-qm", "On top")
+    rewritten = hub.iotops("sync", "apply", "--auto")
+    assert rewritten.code == 4
+    words(rewritten, "does not lead on", "reset --keep")
+    told = hub.iotops("status")
+    words(told, "does not lead on")
+    assert git(hub.folder, "rev-parse", "HEAD") == old
+    assert (hub.folder / "acl").read_text() == "topic read one\n"
+    both = hub.iotops("sync", "apply", "--auto", "--without-backup")
+    assert both.code == 2
+
+
+def test_what_changed_since_it_was_looked_at_is_not_overwritten(
+    hub: LightHub, desk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("root")
+    monkeypatch.setenv("PATH", f"{hub.programs}:{os.environ['PATH']}")
+    push(desk, acl="topic read two\n", more="x\n")
+    opened = Hub.open(hub.folder)
+    decided = syncapply.prepare(opened)
+    (hub.folder / "acl").write_text("edited meanwhile\n")
+    with pytest.raises(Conflict, match="acl has changed since"):
+        syncapply.apply(opened, decided)
+    assert (hub.folder / "acl").read_text() == "edited meanwhile\n"
+    assert not (hub.folder / "more").exists()
+    git(hub.folder, "commit", "-qam", "Mine")
+    with pytest.raises(Conflict, match="main has changed since"):
+        syncapply.apply(opened, decided)
+
+
+def test_a_folder_in_the_way_of_a_file(hub: LightHub, desk: Path) -> None:
+    need("root")
+    before = git(hub.folder, "rev-parse", "HEAD")
+    (hub.folder / "later").mkdir()
+    push(desk, acl="topic read two\n", later="x\n")
+    done = hub.iotops("sync", "apply", "--yes")
+    assert done.code == 1
+    words(done, "later is a folder here")
+    assert (hub.folder / "acl").read_text() == "topic read one\n"  # written before, and put back
+    assert git(hub.folder, "rev-parse", "HEAD") == before
+    assert git(hub.folder, "status", "--short") == ""
 
 
 def test_a_hub_folder_that_is_not_at_main(hub: LightHub) -> None:

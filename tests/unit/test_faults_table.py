@@ -141,7 +141,15 @@ another data root than recorded;
 another processor;
 another number of the owner, or no owner
 """
-GROUPS = (BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP, PITFALLS)
+SYNC = """
+a bad configuration out of Git; an edit made on the hub; a secret or a link in a commit;
+a secret adopted;
+a Git remote away; a rewritten history; a commit that nobody allowed has signed;
+a configuration that crash-loops; a version that rewrites its data and fails later;
+a run killed while it applies; a commit that was returned from, by a timer;
+something changed since it was looked at; a snapshot that lacks what would be touched
+"""
+GROUPS = (BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP, PITFALLS, SYNC)
 FAULTS = [" ".join(one.split()) for one in ";".join(GROUPS).split(";")]
 
 TABLE: dict[str, list[str]] = {

@@ -1,0 +1,375 @@
+"""Make the hub equal to a commit, and return by itself where that is not good.
+
+Order: refusals, validation, a snapshot, the files, the services that need something, a watch over
+them; then `main` follows. What was looked at must still be there when it is changed. Every step
+stands in the run's record before it is taken. Not here: what is to be done (`syncplan.py`), the end
+(`syncback.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from iotops.actions import resume, sync, syncback, syncfacts, watch
+from iotops.actions.recorded import recorded
+from iotops.actions.syncback import Back, Task
+from iotops.actions.syncplan import UP, WRITTEN, ChangeKind, File, SyncPlan
+from iotops.clients import files
+from iotops.clients.gitremote import Upstream
+from iotops.errors import (
+    Conflict,
+    GuardError,
+    IotopsError,
+    Locked,
+    Skipped,
+    StackError,
+    UsageError,
+)
+from iotops.events import Noted, Report, silent, step
+from iotops.hub import Hub
+from iotops.journal import Run, RunRecord, boot_id, stamp
+from iotops.model import OnChange, Severity
+
+ACTION = "sync"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an apply did.
+
+    Attributes:
+        run: its id; empty = there was nothing to do. commit: that the hub is equal to now.
+        files: written or removed. services: what was done to each. snapshot: taken before.
+    """
+
+    run: str
+    commit: str
+    files: tuple[str, ...] = ()
+    services: Mapping[str, str] = field(default_factory=dict)
+    snapshot: str = ""
+    seconds: float = 0.0
+
+
+def prepare(hub: Hub, report: Report = silent) -> SyncPlan:
+    """Settle what dead runs left, fetch, and decide.
+
+    Raises:
+        IotopsError: the data root is not this hub's; or as `sync.look`.
+    """
+    hub.stack.require()
+    hub.guard()
+    with hub.locked(ACTION):
+        resume.settle(hub, report)
+    return sync.look(hub, report)
+
+
+def unattended(hub: Hub, report: Report = silent) -> Applied:
+    """Do it all where nobody watches, for a timer.
+
+    Raises:
+        Skipped: the remote does not answer, or another run goes on.
+        Conflict: the remote, the hub's files, or a commit that was returned from before, forbid it.
+        IotopsError: as `apply`.
+    """
+    try:
+        try:
+            decided = prepare(hub, report)
+        except Locked as error:
+            raise Skipped(error.message, hint=error.hint) from error
+    except IotopsError as error:
+        if not isinstance(error, Skipped):
+            hub.state.refused(ACTION, error.message)
+        raise
+    return apply(hub, decided, auto=True, report=report)
+
+
+def apply(
+    hub: Hub,
+    decided: SyncPlan,
+    *,
+    auto: bool = False,
+    backup: bool = True,
+    report: Report = silent,
+) -> Applied:
+    """Apply a plan.
+
+    Args:
+        auto: nobody watches: a commit that was returned from is not tried again.
+        backup: take a snapshot before a service is touched; without one no data comes back.
+
+    Raises:
+        Conflict: something forbids it, or is not any more as it was looked at.
+        StackError: the commit was returned from.
+        IotopsError: nothing was touched, or what was touched is put back.
+    """
+    try:
+        _refuse(hub, decided, auto=auto)
+        work = decided.files or decided.services or decided.head != decided.target
+        if not work:
+            return _equal(hub, decided)
+        if os.geteuid() != 0:
+            raise UsageError(
+                "an apply needs root: it makes a backup, and may have to put data back",
+                hint="sudo iotops sync apply",
+            )
+        _examine(hub, decided, report)
+        snapshot = _snapshot(hub, decided, report) if backup and decided.services else ""
+    except IotopsError as error:
+        hub.state.refused(ACTION, error.message)
+        raise
+    with hub.locked(ACTION):
+        resume.settle(hub, report)
+        work_of = _Apply(hub, decided, snapshot, report)
+        work_of.refuse_moved()
+        return work_of.run()
+
+
+def _equal(hub: Hub, decided: SyncPlan) -> Applied:
+    """Note that there was nothing to do: in the state file, not in the journal, which a frequent
+    timer would fill."""
+    syncback.good(hub, decided.target)
+    now = stamp()
+    record = RunRecord(f"{now}-{ACTION}", ACTION, now, os.getpid(), boot_id())
+    hub.state.finished(replace(record, outcome="complete", ended=now))
+    return Applied("", decided.target)
+
+
+def _refuse(hub: Hub, decided: SyncPlan, *, auto: bool) -> None:
+    if decided.refused:
+        raise sync.conflict(decided)
+    state = hub.state.read().sync
+    if auto and state.get("returned") == decided.target:
+        raise Conflict(
+            f"the commit {decided.target[:8]} was returned from before: {state.get('why', '')}",
+            hint="commit what mends it; or try the same again by hand: iotops sync apply",
+        )
+
+
+def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:
+    """Refuse what can be known to be bad, on a copy; nothing of the hub is touched.
+
+    Raises:
+        GuardError: with the first error, and how many more there are.
+    """
+    if not decided.services and not decided.files:
+        return
+    from iotops.actions.candidate import examine
+
+    tree = Upstream(hub.folder, owner=hub.owner)
+    hub.layout.tmp.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="sync-", dir=hub.layout.tmp) as base:
+        for path, file in syncfacts.content(tree, decided.target).items():
+            place = files.below(Path(base), path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if file.link:
+                place.symlink_to(os.fsdecode(file.data))
+                continue
+            place.write_bytes(file.data)
+            place.chmod(0o755 if file.executable else 0o644)
+        with step(report, "examine"):
+            found = examine(hub, Path(base), report)
+    for one in found:
+        level = "error" if one.severity is Severity.ERROR else "warning"
+        report(Noted(level, one.message, one.subject))
+    if bad := [one for one in found if one.severity is Severity.ERROR]:
+        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+        text = f"the commit {decided.target[:8]} is refused, nothing was touched:"
+        text += f" {bad[0].subject}: {bad[0].message}{more}"
+        raise GuardError(text, hint=bad[0].hint or "commit what mends it, then: iotops sync apply")
+
+
+def _snapshot(hub: Hub, decided: SyncPlan, report: Report) -> str:
+    """Make a snapshot of the whole hub that holds the services which will be touched.
+
+    Of the whole hub: a snapshot of some services would be one more kind of incomplete snapshot
+    that a restore must not take for the newest; and captures are hot and incremental.
+    """
+    from iotops.actions.backup import back_up
+
+    made = back_up(hub, None, report)
+    missing = [
+        f"{one.name} ({made.missing[one.name]})"
+        for one in sync.touched(decided, hub)
+        if one.name in made.missing
+    ]
+    if missing:
+        raise GuardError(
+            f"the snapshot before the change lacks {', '.join(missing)}; nothing was touched",
+            hint="mend that first; or go on without: iotops sync apply --without-backup",
+        )
+    return made.snapshot
+
+
+class _Apply:
+    """One apply while it goes on; the lock is held."""
+
+    def __init__(self, hub: Hub, decided: SyncPlan, snapshot: str, report: Report) -> None:
+        self.hub = hub
+        self.plan = decided
+        self.snapshot = snapshot
+        self.report = report
+        self.done: dict[str, str] = {}
+        self.why = ""
+        self.back = Back()
+        self.tree = Upstream(hub.folder, owner=hub.owner)
+        containers = hub.stack.containers()
+        self.task = Task(
+            decided.target,
+            decided.head if decided.head != decided.target else decided.good,
+            decided.head,
+            needs={name: need.value for name, need in decided.services.items()},
+            ids={name: one.id for name, one in containers.items() if name in decided.services},
+        )
+
+    # -- what was looked at is still there ------------------------------------------------------
+
+    def refuse_moved(self) -> None:
+        """Refuse where anything has changed since the plan was made.
+
+        Raises:
+            Conflict: with what it is.
+        """
+        if self.tree.head() != self.plan.head:
+            raise _moved(syncfacts.BRANCH)
+        containers = self.hub.stack.containers()
+        for one in self.plan.changes:
+            if one.kind is ChangeKind.CONTAINER:
+                there = containers.get(one.path)
+                if (there.id if there is not None else "") != one.before:
+                    raise _moved(f"the container of {one.path}")
+            elif one.kind in WRITTEN:
+                self._same(one.path, one.before)
+
+    def _same(self, path: str, before: str) -> None:
+        there = syncfacts.on_disk(self.hub.folder, path)
+        if (there.mark if there is not None else "") != before:
+            raise _moved(path)
+
+    # -- the run --------------------------------------------------------------------------------
+
+    def run(self) -> Applied:
+        """Do it, recorded."""
+        began = time.monotonic()
+        try:
+            with recorded(
+                self.hub, ACTION, self.report, put_right=self._put_right, **self.task.about
+            ) as run:
+                run.note(snapshot=self.snapshot)
+                try:
+                    self._apply(run)
+                except (IotopsError, OSError) as error:
+                    self.why = str(error)
+                    raise
+                run.note(services=self.done)
+        except (IotopsError, OSError) as error:
+            if not self.why or self.task.phase == syncback.PROVEN:
+                raise
+            raise self._returned(error) from error
+        seconds = time.monotonic() - began
+        return Applied(run.id, self.plan.target, self.plan.files, self.done, self.snapshot, seconds)
+
+    def _returned(self, error: IotopsError | OSError) -> IotopsError:
+        """Give the error of an apply that was returned from, or could not be."""
+        if isinstance(error, IotopsError) and error.hint.endswith("iotops resume"):
+            return error  # not everything could be put back
+        text = f"the commit {self.plan.target[:8]} was returned from: {self.why}"
+        if self.back.data:
+            text += (
+                f"\nthe data of {', '.join(self.back.data)} is that of the snapshot taken before;"
+            )
+            text += f" what the new version made of it lies in {self.hub.layout.replaced}"
+        if self.back.unwell:
+            text += f"\nand what runs now is not well either: {self.back.unwell}"
+        hint = "commit what mends it, then: iotops sync apply"
+        return StackError(text, hint=hint) if not isinstance(error, Conflict) else error
+
+    def _put_right(self, run: Run) -> None:
+        if self.task.phase == syncback.PROVEN:
+            syncback.finish(self.hub, run, self.report)
+            return
+        self.back = syncback.give_back(self.hub, run, self.report)
+        # Who interrupts a run says nothing against the commit.
+        if self.why and self.task.phase == syncback.CHANGING:
+            syncback.returned(self.hub, run, self.why)
+
+    def _apply(self, run: Run) -> None:
+        run.note(step="write")
+        with step(self.report, "write"):
+            self._write()
+        hub = Hub.open(self.hub.folder)  # with the settings of the commit
+        again = sync.look(hub, fetch=False)
+        recreate = {
+            name
+            for plan in (self.plan, again)
+            for name, need in plan.services.items()
+            if need is OnChange.RECREATE
+        }
+        needs = {name: need.value for name, need in self.plan.services.items()}
+        needs |= {name: OnChange.RECREATE.value for name in recreate}
+        containers = hub.stack.containers()
+        ids = {name: containers[name].id if name in containers else "" for name in needs}
+        self.task = replace(self.task, needs=needs, ids=ids).at(syncback.CHANGING, run)
+        run.note(step="change")
+        self._change(hub, needs)
+        run.note(step="watch")
+        watch.prove(hub, needs, hub.settings.sync.watch, self.report)
+        self.task = self.task.at(syncback.PROVEN, run)
+        syncback.finish(hub, run, self.report)
+
+    def _write(self) -> None:
+        wanted: Mapping[str, File] = syncfacts.content(self.tree, self.plan.target)
+        before = {one.path: one.before for one in self.plan.changes if one.kind in WRITTEN}
+        for path, mark in before.items():
+            self._same(path, mark)
+            syncback.write(self.hub, path, wanted.get(path))
+
+    def _change(self, hub: Hub, needs: Mapping[str, str]) -> None:
+        """Let each service have what it needs, and nothing else."""
+        recreate = [name for name, need in needs.items() if need == OnChange.RECREATE]
+        if recreate:
+            with step(self.report, "recreate"):
+                self._recreate(hub, recreate)
+        for name, need in needs.items():
+            if need == OnChange.RECREATE:
+                self.done[name] = "made anew"
+                continue
+            left = OnChange.RESTART
+            if need == OnChange.RELOAD:
+                with step(self.report, "reload", name):
+                    left = self._reload(hub, name)
+            if left is not OnChange.NOTHING:
+                with step(self.report, "restart", name):
+                    hub.stack.restart([name])
+            self.done[name] = "reloaded" if left is OnChange.NOTHING else "restarted"
+
+    def _recreate(self, hub: Hub, names: Collection[str]) -> None:
+        """Make containers anew; what Compose starts along with them is stopped again.
+
+        Not without their dependencies: they would get another hash, and be made anew again by the
+        next `up`.
+        """
+        before = hub.stack.containers()
+        hub.stack.create(sorted(names))
+        for name, one in hub.stack.containers().items():
+            known = before.get(name)
+            if name not in names and known is not None and known.state not in UP:
+                if one.state in UP:
+                    hub.stack.stop([name])
+
+    def _reload(self, hub: Hub, name: str) -> OnChange:
+        for service in hub.services:
+            if service.place.container == name:
+                return service.reload()
+        return OnChange.RESTART
+
+
+def _moved(what: str) -> Conflict:
+    return Conflict(
+        f"{what} has changed since it was looked at; nothing was overwritten",
+        hint="look again: iotops sync plan",
+    )

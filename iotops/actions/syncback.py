@@ -1,0 +1,307 @@
+"""How an apply of config-sync ends: finished, or returned to the commit before, also by `resume`.
+
+The run's record alone says what there is to do, so it can be done again after every death. To
+return: what the new version made of the data is put aside and the data comes back out of the
+snapshot that was taken first, the files are those of the commit before, the containers are made of
+them. Only what was really exchanged is put back. Not here: applying (`syncapply.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from iotops.actions import swap, syncfacts, watch
+from iotops.actions.syncplan import File
+from iotops.clients import files
+from iotops.clients.compose import ComposeStack
+from iotops.clients.gitremote import Upstream
+from iotops.errors import GuardError, StackError
+from iotops.events import Noted, Report, silent, step
+from iotops.hub import Hub
+from iotops.journal import Run, stamp
+from iotops.model import OnChange, ServiceRecord, Severity
+from iotops.services.base import Service
+
+WRITING, CHANGING, PROVEN = "writing", "changing", "proven"
+"""Phases of an apply: files are being written; services have been touched; it is good."""
+SHORT_WATCH = 5.0
+"""Seconds that services are watched after a return: they ran like that before."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an apply is about, as its record holds it.
+
+    Attributes:
+        commit: to be equal to. back: the commit to return to; empty = none is known.
+        head: where `main` is. phase: how far it has come.
+        needs: what each Compose service needs. ids: their containers before; empty = none.
+    """
+
+    commit: str
+    back: str
+    head: str
+    phase: str = WRITING
+    needs: Mapping[str, str] = field(default_factory=dict)
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Give it as facts for a record."""
+        return {
+            "commit": self.commit,
+            "back": self.back,
+            "head": self.head,
+            "phase": self.phase,
+            "needs": json.dumps(dict(self.needs)),
+            "ids": json.dumps(dict(self.ids)),
+        }
+
+    def at(self, phase: str, run: Run) -> Task:
+        """Go on to a phase, and write that down before it begins."""
+        task = replace(self, phase=phase)
+        run.note(about={**run.record.about, **task.about})
+        return task
+
+    @classmethod
+    def of(cls, about: Mapping[str, str]) -> Task:
+        """Read it out of a record."""
+        commit, back, head, phase = (
+            about.get(name, "") for name in ("commit", "back", "head", "phase")
+        )
+        return cls(
+            commit,
+            back,
+            head,
+            phase,
+            needs=_texts(about.get("needs", "")),
+            ids=_texts(about.get("ids", "")),
+        )
+
+
+def _texts(text: str) -> dict[str, str]:
+    try:
+        document: object = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    found = document.items() if isinstance(document, dict) else ()
+    return {str(key): str(value) for key, value in found}
+
+
+def settle(hub: Hub, run: Run, report: Report = silent) -> bool:
+    """Finish or return an apply whose run has died; the caller holds the lock.
+
+    Returns:
+        Whether it is finished; else it is returned from.
+
+    Raises:
+        IotopsError: it could not be done yet; nothing is lost by trying again.
+    """
+    phase = Task.of(run.record.about).phase
+    if phase == PROVEN:
+        finish(hub, run, report)
+        return True
+    give_back(hub, run, report)
+    if phase == CHANGING:  # else no service has seen it, and it may well be good
+        returned(hub, run, f"the run {run.record.death}")
+    return False
+
+
+def finish(hub: Hub, run: Run, report: Report = silent) -> None:
+    """Let `main` follow, and remember the commit as the last good one."""
+    task = Task.of(run.record.about)
+    tree = Upstream(hub.folder, owner=hub.owner)
+    with step(report, "settle"):
+        if task.commit != task.head and tree.head() in (task.head, task.commit):
+            with hub.flows_locked("sync"):
+                tree.advance(syncfacts.BRANCH, task.commit, task.head)
+        syncfacts.remember(hub, ComposeStack(hub.folder))
+        good(hub, task.commit)
+
+
+def good(hub: Hub, commit: str) -> None:
+    """Remember a commit as the last good one."""
+    state = hub.state.read().sync
+    now = stamp()
+    same = commit == state.get("commit") and "applied" in state
+    kept = {key: state[key] for key in ("tip", *(("applied",) if same else ())) if key in state}
+    new = {"commit": commit, "applied": now, "looked": now, "drift": "", **kept}
+    hub.state.update(sync=new)
+
+
+def returned(hub: Hub, run: Run, why: str) -> None:
+    """Remember a commit that was returned from: no timer tries it again."""
+    state = hub.state.read().sync
+    commit = Task.of(run.record.about).commit
+    hub.state.update(sync={**state, "returned": commit, "why": why.splitlines()[0][:200]})
+
+
+# -- returning ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Back:
+    """What a return did: whose data was put back, and which service is not well all the same."""
+
+    data: tuple[str, ...] = ()
+    unwell: str = ""
+
+
+def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
+    """Make everything as it was before the run; what is so already stays untouched.
+
+    A service that is not well afterwards was not well before either, or for another reason than
+    this commit: it is told, and does not keep the next commit from being applied.
+
+    Raises:
+        IotopsError: not everything could be; it can be tried again.
+    """
+    task = Task.of(run.record.about)
+    if run.record.swaps or run.record.stopped:  # a return that died while it put data back
+        swap.put_right(hub, run, report)
+    if task.phase != CHANGING:
+        with step(report, "write-back"):
+            _write_back(hub, task, report)
+        return Back()
+    run.note(step="return")
+    there = hub.stack.containers()
+    now = {name: there[name].id if name in there else "" for name in task.needs}
+    exchanged = [name for name in task.needs if now[name] != task.ids.get(name, "")]
+    with step(report, "stop"):  # a version that is bad goes on writing otherwise
+        for name in exchanged:
+            if now[name]:
+                hub.stack.stop([name], grace=swap.GRACE)
+    with step(report, "write-back"):
+        _write_back(hub, task, report)
+    before = Hub.open(hub.folder)  # the settings are the old ones again, too
+    old = [name for name in exchanged if task.ids.get(name)]
+    _remove_new(before, [name for name in exchanged if not task.ids.get(name)], report)
+    if old:
+        with step(report, "create"):
+            ComposeStack(hub.folder).prepare(old)
+    services = [one for one in before.services if one.place.container in old]
+    records = _put_data_back(before, run, services, report)
+    for name in old:
+        with step(report, "start", name):
+            before.stack.start([name])
+    for name, need in task.needs.items():
+        # One that was to be made anew and has its old container never saw the new declaration.
+        if name not in exchanged and now[name] and need != OnChange.RECREATE:
+            with step(report, "restart", name):
+                before.stack.restart([name])
+    unwell = _judged(before, [name for name in task.needs if task.ids.get(name)], records, report)
+    syncfacts.remember(before, ComposeStack(hub.folder))
+    with step(report, "clean"):
+        files.remove_tree(hub.layout.tmp / run.id)
+    return Back(tuple(one.name for one in records), unwell)
+
+
+def _judged(
+    hub: Hub, names: Sequence[str], records: Sequence[ServiceRecord], report: Report
+) -> str:
+    """Say what is not well after a return."""
+    try:
+        watch.prove(hub, names, min(SHORT_WATCH, hub.settings.sync.watch), report)
+    except StackError as error:
+        report(Noted("error", error.message))
+        return error.message
+    if not records:
+        return ""
+    from iotops.actions import putback
+
+    with step(report, "verify"):
+        found = [*putback.verified(hub, records)]
+    for one in found:
+        report(Noted("warning", one.message, one.subject))
+    return "; ".join(one.message for one in found if one.severity is Severity.ERROR)
+
+
+def _remove_new(hub: Hub, names: Collection[str], report: Report) -> None:
+    """Remove containers that this run has made where there were none; their data stays."""
+    for name in names:
+        with step(report, "remove", name):
+            ComposeStack(hub.folder).discard(name)
+
+
+def _put_data_back(
+    hub: Hub, run: Run, services: Sequence[Service], report: Report
+) -> tuple[ServiceRecord, ...]:
+    """Put the data of exchanged containers back, while they stand still."""
+    if not services or not run.record.snapshot:
+        return ()
+    from iotops.actions import putback
+
+    with step(report, "data"):
+        return putback.put_back(hub, run, run.record.snapshot, services, report)
+
+
+def _write_back(hub: Hub, task: Task, report: Report) -> None:
+    """Write the files of the commit before where those of the new one are."""
+    if not task.back:
+        text = "no commit is known that this hub was good with: the files stay as they are"
+        report(Noted("warning", text))
+        return
+    tree = Upstream(hub.folder, owner=hub.owner)
+    wanted, back = syncfacts.content(tree, task.commit), syncfacts.content(tree, task.back)
+    for path in sorted({*wanted, *back}):
+        new, old = wanted.get(path), back.get(path)
+        if new == old:
+            continue
+        there = syncfacts.on_disk(hub.folder, path)
+        if there == old:
+            continue
+        if there != new:
+            report(Noted("warning", f"{path} was edited meanwhile, and is left as it is"))
+            continue
+        write(hub, path, old)
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def write(hub: Hub, path: str, file: File | None) -> None:
+    """Write or remove a file of the hub folder, at once or not at all.
+
+    A file that is there keeps its owner and its mode (the broker's may be its own); a new one
+    belongs to the hub's owner.
+
+    Raises:
+        GuardError: it lies behind a link, or something else than a file is in its place.
+    """
+    place = files.below(hub.folder, path)
+    if (link := files.first_link(hub.folder, place.parent)) is not None:
+        raise GuardError(
+            f"{path} lies behind the symbolic link {link}, which is not followed",
+            hint=f"look at it, and move it away: ls -l {link}",
+        )
+    if place.is_dir() and not place.is_symlink():
+        raise GuardError(f"{path} is a folder here", hint=f"look at it, and move it away: {place}")
+    if file is None:
+        place.unlink(missing_ok=True)
+        files.sync_folder(place.parent)
+        return
+    _make_folders(hub, place.parent)
+    if file.link:
+        temporary = files.beside(place)
+        temporary.symlink_to(os.fsdecode(file.data))
+        temporary.replace(place)
+        return
+    mode, owner = 0o644, hub.owner
+    if files.is_regular(place):
+        state = place.lstat()
+        mode, owner = state.st_mode & 0o666, (state.st_uid, state.st_gid)
+    if file.executable:
+        mode |= (mode & 0o444) >> 2
+    files.write(place, file.data, mode=mode, owner=owner)
+
+
+def _make_folders(hub: Hub, folder: Path) -> None:
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o755)
+        if os.geteuid() == 0:
+            os.chown(one, *hub.owner)

@@ -1,0 +1,289 @@
+"""Config-sync on a hub with a real broker: applied, refused, returned from, and died in between."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.e2e.test_story import publish, retained
+from tests.support.hubs import Ended, docker
+from tests.support.killmatrix import RUNNING, Held, LightHub, Step, light_hub
+
+pytestmark = pytest.mark.e2e
+
+WATCH = 3
+"""Seconds that services are watched here."""
+GOOD = """  cold: &cold
+    image: {image}
+    restart: unless-stopped
+    entrypoint: ["sleep", "infinity"]
+"""
+CRASHES = """  cold:
+    image: {image}
+    restart: unless-stopped
+    entrypoint: ["sh", "-c", "echo no such option; exit 3"]
+"""
+REWRITES = """  cold:
+    image: {image}
+    restart: unless-stopped
+    entrypoint:
+      - sh
+      - -c
+      - |
+        touch /ready
+        sleep 1.5
+        rm -r /state/deep
+        echo rewritten > /state/word
+        sleep 0.5
+        rm /ready
+        exec sleep infinity
+    healthcheck: {{test: ["CMD", "test", "-e", "/ready"], interval: 200ms, retries: 1}}
+"""
+
+
+def git(folder: Path, *argv: str) -> str:
+    who = [word for pair in ("user.name=a", "user.email=a@b") for word in ("-c", pair)]
+    done = subprocess.run(
+        ["git", "-C", folder, *who, *argv], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+class SyncHub:
+    """The light hub, and the clone at somebody's desk that it follows."""
+
+    def __init__(self, hub: LightHub) -> None:
+        self.hub = hub
+        self.folder = hub.folder
+        self.desk = hub.base / "desk"
+        with (hub.folder / "iotops.toml").open("a") as file:
+            file.write(f'\n[sync]\nremote = "{self.desk}"\nwatch = {WATCH}\n')
+        for argv in (("adopt",), ("apply", "--yes")):
+            if argv[0] == "apply":
+                git(hub.base, "clone", "-q", str(hub.folder), str(self.desk))
+            done = hub.iotops("sync", *argv)
+            assert done.code == 0, done.err + done.out
+        self.image = docker("inspect", "-f", "{{.Config.Image}}", hub.container("cold")).strip()
+
+    def commit(self, path: str, text: str) -> str:
+        """Commit a file's new content at the desk."""
+        (self.desk / path).parent.mkdir(exist_ok=True)
+        (self.desk / path).write_text(text)
+        git(self.desk, "add", "-A")
+        git(self.desk, "commit", "-qm", f"Change {path}")
+        return git(self.desk, "rev-parse", "HEAD")
+
+    def declare(self, cold: str) -> str:
+        """Commit another declaration of `cold`."""
+        path = self.desk / "docker-compose.yaml"
+        text = path.read_text()
+        start, rest = text.index("  cold:"), text.index("    init: true")
+        body = cold.format(image=self.image).replace("  cold:\n", "  cold: &cold\n")
+        return self.commit(path.name, text[:start] + body + text[rest:])
+
+    def apply(self, *more: str) -> Ended:
+        """Apply what the desk has."""
+        done = self.hub.iotops("sync", "apply", "--yes", "--json", *more)
+        assert "Traceback" not in done.err, done.err
+        return done
+
+    def head(self) -> str:
+        """The commit that the hub folder is at."""
+        return git(self.folder, "rev-parse", "HEAD")
+
+    def looks(self) -> dict[str, object]:
+        """Everything that must be as it was after a return; no container's id."""
+        data = {}
+        for path in sorted((self.hub.root / "cold").rglob("*")):
+            state = path.lstat()
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            data[str(path)] = (content, state.st_mode, state.st_uid, state.st_gid)
+        facts = "{{.Image}} {{.State.Status}} {{json .Config.Cmd}} {{json .Config.Entrypoint}}"
+        return {
+            "data": data,
+            "files": git(self.folder, "status", "--short") + git(self.folder, "write-tree"),
+            "head": self.head(),
+            "cold": docker("inspect", "-f", facts, self.hub.container("cold")),
+            "running": self.hub.running(),
+        }
+
+    def broker(self) -> str:
+        """The broker's container and since when it runs."""
+        return docker(
+            "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", self.hub.container("mosquitto")
+        )
+
+    def sync_state(self) -> dict[str, str]:
+        """What the state file knows."""
+        return dict(self.hub.known()["sync"])  # type: ignore[arg-type]
+
+    def mend(self) -> None:
+        """Let the desk go back to what the hub is at, by a commit."""
+        git(self.desk, "fetch", "-q", str(self.folder), "main")
+        git(self.desk, "read-tree", "-u", "--reset", "FETCH_HEAD")
+        git(self.desk, "commit", "-q", "--allow-empty", "-m", "Mend it")
+        done = self.apply()
+        assert done.code == 0, done.err + done.out
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[SyncHub]:
+    """One hub for all tests here."""
+    for what in ("docker", "compose", "root", "restic", "image mosquitto", "git"):
+        need(what)
+    hub = light_hub()
+    try:
+        yield SyncHub(hub)
+    finally:
+        hub.remove()
+
+
+@pytest.fixture
+def hub(shared: SyncHub) -> Iterator[SyncHub]:
+    """The shared hub; afterwards it is equal to the desk, runs, and no run is open."""
+    shared.hub.write("before")
+    yield shared
+    shared.mend()
+    assert shared.hub.running() == RUNNING
+    records = [json.loads(path.read_text()) for path in shared.hub.own.glob("journal/*.json")]
+    assert not [one for one in records if one["outcome"] == "running"]
+    assert not [*(shared.hub.own / "tmp").iterdir()]
+
+
+def test_new_rules_reach_the_broker_without_a_restart(hub: SyncHub) -> None:
+    publish(hub.hub, "hidden/one", "seen")
+    since, acl = hub.broker(), (hub.desk / "mosquitto/acl").read_text()
+    rules = acl.replace("user iotops\n", "user iotops\ntopic deny hidden/#\n")
+    made = hub.commit("mosquitto/acl", rules)
+    done = hub.apply()
+    assert done.code == 0, done.err + done.out
+    result = done.result()
+    assert (result["commit"], result["services"]) == (made, {"mosquitto": "reloaded"})
+    assert result["files"] == ["mosquitto/acl"] and result["snapshot"]
+    assert hub.head() == made and git(hub.folder, "status", "--short") == ""
+    assert (hub.folder / "mosquitto/acl").read_text() == rules
+    assert hub.broker() == since and retained(hub.hub, "hidden/one") == ""
+    state = hub.sync_state()
+    assert (state["commit"], state["drift"]) == (made, "")
+    assert hub.hub.iotops("sync", "plan", "--exit-code").code == 0
+
+
+def test_an_edit_on_the_hub_is_refused_and_adopted(hub: SyncHub) -> None:
+    conf = hub.folder / "mosquitto" / "mosquitto.conf"
+    edited = conf.read_text() + "max_inflight_messages 30\n"
+    conf.write_text(edited)
+    hub.commit("note.md", "from the desk\n")
+    refused = hub.apply()
+    assert refused.code == 4
+    assert "was edited on the hub" in refused.err and "sync adopt" in refused.err
+    assert conf.read_text() == edited and not (hub.folder / "note.md").exists()
+    plan = refused.lines()[-1]
+    assert "+max_inflight_messages 30" in str(plan["changes"])
+
+    adopted = hub.hub.iotops("sync", "adopt")
+    assert adopted.code == 0, adopted.err
+    grown = hub.apply()
+    assert grown.code == 4 and "grown apart" in grown.err
+    git(hub.desk, "pull", "-q", "--no-edit", "--no-rebase", str(hub.folder), "main")
+    since = hub.broker()
+    done = hub.apply()
+    assert done.code == 0, done.err
+    assert done.result()["services"] == {"mosquitto": "restarted"}
+    assert hub.broker() != since and (hub.folder / "note.md").exists()
+
+
+def test_a_bad_configuration_never_reaches_the_broker(hub: SyncHub) -> None:
+    before, since = hub.looks(), hub.broker()
+    conf = hub.desk / "mosquitto" / "mosquitto.conf"
+    bad = hub.commit("mosquitto/mosquitto.conf", conf.read_text() + "no_such_option true\n")
+    done = hub.apply()
+    assert done.code == 1
+    assert f"the commit {bad[:8]} is refused, nothing was touched: mosquitto" in done.err
+    assert "no_such_option" in done.out + done.err
+    assert hub.looks() == before and hub.broker() == since
+    assert "returned" not in hub.sync_state()
+
+
+def test_a_version_that_crash_loops_is_returned_from(hub: SyncHub) -> None:
+    before, since = hub.looks(), hub.broker()
+    bad = hub.declare(CRASHES)
+    done = hub.apply()
+    assert done.code == 1
+    assert f"the commit {bad[:8]} was returned from: cold did not come up" in done.err
+    assert "no such option" in done.err  # the last lines of its log
+    assert hub.looks() == before and hub.broker() == since
+    assert hub.sync_state()["returned"] == bad
+    told = hub.hub.iotops("status")
+    assert f"the commit {bad[:8]} was returned from" in told.out
+    timer = hub.hub.iotops("sync", "apply", "--auto")
+    assert timer.code == 4 and f"{bad[:8]} was returned from before" in timer.err
+    assert hub.looks() == before
+
+
+def test_a_version_that_rewrites_its_data_and_fails_later(hub: SyncHub) -> None:
+    before = hub.looks()
+    hub.declare(REWRITES)
+    done = hub.apply()
+    assert done.code == 1
+    assert "cold did not come up: is unhealthy" in done.err
+    assert "the data of cold is that of the snapshot" in done.err
+    assert hub.looks() == before
+    aside = max(hub.hub.own.glob("replaced/*-sync-*/cold/word"))  # nothing is thrown away
+    assert aside.read_text() == "rewritten\n"
+
+
+@pytest.mark.parametrize("where", ["write", "recreate", "watch"])
+def test_killed_in_between_it_is_returned(hub: SyncHub, where: str) -> None:
+    before = hub.looks()
+    hub.declare(REWRITES)
+    held = Held(hub.hub, "sync", "apply", "--yes")
+    assert held.until(Step("sync", where, "", 1))
+    held.signal(signal.SIGKILL)
+    held.end()
+    up = hub.hub.iotops("up")
+    assert up.code != 0 and "iotops resume" in up.err
+    done = hub.hub.iotops("resume")
+    assert done.code == 0, done.err + done.out
+    assert hub.looks() == before
+
+
+def test_killed_after_it_was_proven_it_is_finished(hub: SyncHub) -> None:
+    before, since = hub.hub.container("cold"), hub.broker()
+    made = hub.declare(GOOD.replace('["sleep"', '["env", "NEW=2", "sleep"'))
+    held = Held(hub.hub, "sync", "apply", "--yes")
+    assert held.until(Step("sync", "settle", "", 1))
+    held.signal(signal.SIGKILL)
+    held.end()
+    done = hub.hub.iotops("resume")
+    assert done.code == 0, done.err + done.out
+    assert hub.head() == made and hub.sync_state()["commit"] == made
+    assert hub.hub.container("cold") != before and hub.broker() == since
+    quiet = docker("inspect", "-f", "{{.State.Status}}", hub.hub.container("quiet"))
+    assert quiet.strip() == "exited"  # its owner stopped it
+    assert hub.hub.iotops("sync", "plan", "--exit-code").code == 0
+
+
+def test_a_snapshot_that_lacks_the_service(hub: SyncHub) -> None:
+    """Nothing is touched whose data could not come back."""
+    cold, aside = hub.hub.root / "cold", hub.hub.root / "aside"
+    before, container = hub.looks(), hub.hub.container("cold")
+    hub.declare(GOOD.replace('["sleep"', '["env", "NEW=3", "sleep"'))
+    aside.mkdir()
+    for path in [*cold.iterdir()]:
+        path.rename(aside / path.name)
+    done = hub.apply()
+    for path in [*aside.iterdir()]:
+        path.rename(cold / path.name)
+    aside.rmdir()
+    assert done.code == 1
+    assert "the snapshot before the change lacks cold" in done.err
+    assert "--without-backup" in done.err
+    assert hub.looks() == before and hub.hub.container("cold") == container
