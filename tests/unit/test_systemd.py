@@ -45,7 +45,9 @@ def directives(name: str) -> dict[str, list[str]]:
 
 def test_the_units_are_there() -> None:
     timed = ["iotops-backup", "iotops-check", "iotops-drill", "iotops-flows", "iotops-prune"]
-    assert [f"{name}.service" for name in (*timed, "iotops-resume", "iotops-stack")] == SERVICES
+    timed.append("iotops-sync")
+    plain = ["iotops-resume", "iotops-stack"]
+    assert [f"{name}.service" for name in sorted(timed + plain)] == SERVICES
     assert [f"{name}.timer" for name in timed] == TIMERS
 
 
@@ -144,3 +146,20 @@ def test_the_times_are_times(name: str) -> None:
     (when,) = directives(name)["OnCalendar"]
     done = subprocess.run(["systemd-analyze", "calendar", when], capture_output=True, check=False)
     assert done.returncode == 0
+
+
+def test_sync_may_write_the_hub_folder_and_runs_git_as_its_owner() -> None:
+    """And so may what settles a sync that died."""
+    for name in ("iotops-sync", "iotops-resume"):
+        unit = directives(f"{name}.service")
+        assert "-/etc/iotops/hub" in unit["ReadWritePaths"][0].split()
+        rights = {*" ".join(unit["CapabilityBoundingSet"]).split()}
+        assert {"CAP_SETUID", "CAP_SETGID", "CAP_CHOWN", "CAP_FSETID"} <= rights
+        assert "RestrictSUIDSGID" not in unit
+    sync = directives("iotops-sync.service")
+    assert sync["LoadCredential"] == ["restic-password:/etc/iotops/restic-password"]
+    assert sync["ExecStart"] == [f"{PROGRAM} sync apply --auto --quiet"]
+    assert sync["SuccessExitStatus"] == ["75"]  # everything else somebody must see
+    assert "iotops-backup.service" in " ".join(sync["After"]).split()
+    timer = directives("iotops-sync.timer")
+    assert timer["FixedRandomDelay"] == ["true"] and timer["RandomizedDelaySec"] == ["5min"]
