@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # `status` asks neither Docker nor restic and must start quic
 
 LINK = Path("/etc/iotops/hub")
 ENVIRONMENT = "IOTOPS_HUB"
+FILES = "files"
+"""The kind of what no other kind knows."""
 
 
 def find_folder(given: Path | None, *, start: Path | None = None) -> Path:
@@ -207,6 +209,8 @@ class Hub:
         for name, options in self.settings.services.items():
             if isinstance(options, BaseOptions):
                 service = self._service(name, options)
+                if (model := self.model.services.get(service.place.container)) is not None:
+                    service = published(service, model)
                 if (other := _sharing(service, found)) is not None:
                     raise SettingsError(
                         f"services.{name}: its folder {service.place.folder} and that of"
@@ -215,12 +219,16 @@ class Hub:
                     )
                 found.append(service)
         named = {service.place.container for service in found}
-        for name, model in self.model.services.items():
-            if name not in named and (options := self._infer(model)) is not None:
-                service = self._service(name, options)
-                # What only looks into another one's folder (a log viewer) has no data of its own.
-                if _sharing(service, found) is None:
-                    found.append(service)
+        inferred = [
+            (name, declared, options)
+            for name, declared in self.model.services.items()
+            if name not in named and (options := infer(declared, self.root)) is not None
+        ]
+        # What only looks into another one's folder (a log viewer) has no data of its own.
+        for name, declared, options in sorted(inferred, key=lambda one: one[2].kind == FILES):
+            service = published(self._service(name, options), declared)
+            if _sharing(service, found) is None:
+                found.append(service)
         return tuple(found)
 
     def service(self, name: str) -> Service:
@@ -279,26 +287,61 @@ class Hub:
         )
         return cls(place, options)
 
-    def _infer(self, model: ServiceModel) -> BaseOptions | None:
-        """Choose a kind for a Compose service that the settings do not name."""
-        inside = [
-            (mount.source.relative_to(self.root), mount.target)
-            for mount in model.mounts
-            if mount.source is not None
-            and mount.source != self.root
-            and mount.source.is_relative_to(self.root)
-            and not _is_file(mount.source, mount.target, self.root)
-        ]
-        if not inside:
-            return None  # it keeps nothing under the data root
-        folder = inside[0][0].parts[0]
-        image = model.image.split("@")[0].rsplit("/", 1)[-1].split(":")[0]
-        for kind in services.kinds():
-            cls = services.kind(kind)
-            # The image alone does not tell: what lies under its data folder does.
-            if image in cls.images and any(target in cls.targets for _, target in inside):
-                return cls.Options(kind=kind, folder=folder)
-        return services.kind("files").Options(kind="files", folder=folder)
+
+def infer(model: ServiceModel, root: Path) -> BaseOptions | None:
+    """Choose kind and folder for a Compose service that the settings do not name.
+
+    Args:
+        root: the data root.
+
+    Returns:
+        Options of the kind; None = it keeps nothing below the data root.
+    """
+    inside = [
+        (mount.source.relative_to(root), mount.target)
+        for mount in model.mounts
+        if mount.source is not None
+        and mount.source != root
+        and mount.source.is_relative_to(root)
+        and not _is_file(mount.source, mount.target, root)
+    ]
+    if not inside:
+        return None
+    folder = inside[0][0].parts[0]
+    image = image_name(model.image)
+    for kind in services.kinds():
+        cls = services.kind(kind)
+        # The image alone does not tell: what lies under its data folder does.
+        held = [source for wanted in cls.targets for source, target in inside if target == wanted]
+        if image in cls.images and held:
+            # The one folder with all data is the service's, however deep it lies.
+            own = held[0].as_posix() if len(cls.targets) == 1 else held[0].parts[0]
+            return cls.Options(kind=kind, folder=own)
+    return services.kind(FILES).Options(kind=FILES, folder=folder)
+
+
+def published(service: Service, model: ServiceModel) -> Service:
+    """Give the service as it is asked where its Compose service publishes its port.
+
+    Only where the settings leave the address at its default: what they say goes first.
+    """
+    usual = service.options_at("127.0.0.1", lambda _: service.port)
+    if not service.port or service.options != usual:
+        return service
+    ours = [
+        one
+        for one in model.ports
+        if (one.target, one.protocol) == (service.port, "tcp") and one.published
+    ]
+    if not ours or ":" in ours[0].host:
+        return service
+    options = service.options_at(ours[0].host or "127.0.0.1", lambda _: ours[0].published)
+    return type(service)(service.place, options)
+
+
+def image_name(reference: str) -> str:
+    """Give the name of an image without registry, tag and digest."""
+    return reference.split("@")[0].rsplit("/", 1)[-1].split(":")[0]
 
 
 def _is_file(source: Path, target: str, root: Path) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from iotops import services
 from iotops.clients.compose import Container, Mount, Volume
-from iotops.hub import Hub
+from iotops.hub import Hub, image_name
 from iotops.model import Finding, PartRecord, Severity
 
 PART = "volumes"
@@ -39,7 +39,7 @@ def uncaptured(hub: Hub, containers: Mapping[str, Container]) -> tuple[Finding, 
     for service, mount in used:
         volume = there.get(mount.name)
         if volume is not None and mount.name not in found and _holds_data(hub, volume):
-            found[mount.name] = _finding(service, mount)
+            found[mount.name] = _finding(hub.root, service, mount, volume)
     return tuple(found.values())
 
 
@@ -52,18 +52,20 @@ def part(hub: Hub, containers: Mapping[str, Container]) -> PartRecord | None:
     return PartRecord(PART, error="; ".join(one.message for one in found) + f" ({hint})")
 
 
-def _finding(service: str, mount: Mount) -> Finding:
+def _finding(root: Path, service: str, mount: Mount, volume: Volume) -> Finding:
     unnamed = len(mount.name) == 64 and all(letter in "0123456789abcdef" for letter in mount.name)
     name = f"{service}:{mount.target}" if unnamed else mount.name
     what = "a Docker volume without a name" if unnamed else f"the Docker volume {mount.name}"
+    goal = root / (f"{service}-{Path(mount.target).name}" if unnamed else mount.name)
     return Finding(
         CODE,
         Severity.ERROR,
         service,
         f"{service} keeps {mount.target} in {what}, which is not below the data root and not"
         " captured",
-        "move it below the data root and mount it from there; or, if nobody needs it back:"
-        f' [data] ignore_volumes = ["{name}"]',
+        f"move it: docker compose stop {service}; sudo cp -a {volume.device or volume.mountpoint}/."
+        f" {goal}; mount {goal}:{mount.target} in the Compose file instead; docker compose up -d"
+        f' {service}. Or, if nobody needs it back: [data] ignore_volumes = ["{name}"]',
     )
 
 
@@ -84,7 +86,7 @@ def _used(hub: Hub, containers: Mapping[str, Container]) -> Iterator[tuple[str, 
 
 
 def _kind_of(image: str) -> str:
-    name = image.split("@")[0].rsplit("/", 1)[-1].split(":")[0]
+    name = image_name(image)
     return next((kind for kind in services.kinds() if name in services.kind(kind).images), "")
 
 

@@ -90,6 +90,8 @@ class Service(ABC):
     """Image names (without registry and tag) by which a Compose service is taken for this kind."""
     targets: ClassVar[tuple[str, ...]] = ()
     """Mount targets in the container below which this kind's data lies."""
+    port: ClassVar[int] = 0
+    """Where the image's server listens in its container; 0 = it is asked at no port."""
     default_folder: ClassVar[str] = ""
     """Its folder below the data root in the built-in layout."""
     capture_mode: ClassVar[Mode] = Mode.HOT

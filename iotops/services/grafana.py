@@ -94,6 +94,7 @@ class Grafana(Service):
     kind = "grafana"
     images = ("grafana", "grafana-oss", "grafana-enterprise", "grafana-standin")
     targets = ("/var/lib/grafana",)
+    port = 3000
     default_folder = "grafana"
     owner = (472, 0)
     secrets_in_data = True

@@ -117,6 +117,7 @@ class Influxdb(Service):
     kind = "influxdb"
     images = ("influxdb",)
     targets = ("/var/lib/influxdb2",)
+    port = 8086
     default_folder = "influxdb"
     fleeting = ("/etc/influxdb2",)  # logins of the influx program; made again at every setup
     capture_mode = Mode.HOT

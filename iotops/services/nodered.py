@@ -98,6 +98,7 @@ class NodeRed(Service):
     kind = "nodered"
     images = ("node-red", "nodered")
     targets = ("/data",)
+    port = 1880
     default_folder = "nodered"
     capture_mode = Mode.HOT
     load_mode = Mode.COLD

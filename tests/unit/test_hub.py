@@ -123,3 +123,30 @@ def test_a_file_in_the_data_root_is_no_services_folder(paper: PaperHub) -> None:
     ]
     (paper.root / "site.conf").unlink()  # a new disk
     assert inferred(paper, ("site.conf", "/etc/web/default.conf")) == []
+
+
+def asked(paper: PaperHub, *ports: dict[str, object]) -> str:
+    """Where the hub asks an InfluxDB that publishes these ports."""
+    mount = {"type": "bind", "source": f"{paper.root}/db", "target": "/var/lib/influxdb2"}
+    service = {"image": "influxdb:2.9.1", "ports": [*ports], "volumes": [mount]}
+    paper.compose({"db": service})
+    (service_of_hub,) = paper.open().services
+    return str(getattr(service_of_hub.options, "url", ""))
+
+
+def test_a_server_is_asked_at_its_published_port(paper: PaperHub) -> None:
+    usual = "http://127.0.0.1:8086"
+    assert asked(paper) == usual
+    assert asked(paper, {"target": 8086, "published": "18086"}) == "http://127.0.0.1:18086"
+    on_one = {"target": 8086, "published": "80", "host_ip": "192.0.2.7", "protocol": "tcp"}
+    assert asked(paper, on_one) == "http://192.0.2.7:80"
+    assert asked(paper, {"target": 8088, "published": "18088"}) == usual
+    assert asked(paper, {"target": 8086, "published": "1", "protocol": "udp"}) == usual
+
+
+def test_the_settings_go_before_a_published_port(paper: PaperHub) -> None:
+    paper.write('[services.db]\nkind = "influxdb"\nfolder = "db"\nurl = "http://127.0.0.1:9"\n')
+    published: dict[str, object] = {"target": 8086, "published": "18086"}
+    assert asked(paper, published) == "http://127.0.0.1:9"
+    paper.write('[services.db]\nkind = "influxdb"\nfolder = "db"\n')
+    assert asked(paper, published) == "http://127.0.0.1:18086"
