@@ -74,6 +74,8 @@ class ServiceModel:
         command: as the file replaces the image's; empty = it does not.
         built: it may be built here, so that no registry needs to have its image.
         network_mode: for example "host"; empty = networks of its own.
+        profiles: it is part of the project only while one of them is active; none = always.
+        build: the folder that its image is built from on this machine, if it is.
     """
 
     name: str
@@ -88,6 +90,8 @@ class ServiceModel:
     command: tuple[str, ...] = ()
     built: bool = False
     network_mode: str = ""
+    profiles: tuple[str, ...] = ()
+    build: Path | None = None
 
     def __repr__(self) -> str:
         """Name it without its environment, which holds secrets."""
@@ -102,11 +106,13 @@ class Model:
         project: the Compose project's name.
         services: by their name; those of inactive profiles are not there.
         networks: the real name of each network, by its key in the file.
+        files: what `secrets` and `configs` read on this machine.
     """
 
     project: str
     services: Mapping[str, ServiceModel]
     networks: Mapping[str, str]
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Container:
         config_hash: Compose's own, of the declaration it was made from.
         ports: as it publishes them. environment: in clear text, hence never shown. inherited:
             names of variables that have their image's own value.
+        files: the Compose files that it was made from.
     """
 
     service: str
@@ -144,6 +151,7 @@ class Container:
     ports: tuple[Port, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     inherited: frozenset[str] = frozenset()
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -274,7 +282,13 @@ def model(document: object) -> Model:
     networks = {
         key: word(table(value).get("name")) or key for key, value in table(top, "networks").items()
     }
-    return Model(word(top.get("name")), services, networks)
+    read = [
+        Path(path)
+        for part in ("secrets", "configs")
+        for value in table(top, part).values()
+        if (path := word(table(value).get("file")))
+    ]
+    return Model(word(top.get("name")), services, networks, tuple(read))
 
 
 def inside_here(declared: ServiceModel, inside: str) -> Path | None:
@@ -325,6 +339,7 @@ def _undoubled(value: object) -> object:
 
 def _service(name: str, value: Mapping[str, object], volumes: Mapping[str, object]) -> ServiceModel:
     check = table(value, "healthcheck")
+    context = word(table(value, "build").get("context"))
     return ServiceModel(
         name=name,
         image=word(value.get("image")),
@@ -352,6 +367,8 @@ def _service(name: str, value: Mapping[str, object], volumes: Mapping[str, objec
         command=words(value.get("command")),
         built=bool(value.get("build")),
         network_mode=word(value.get("network_mode")),
+        profiles=words(value.get("profiles")),
+        build=Path(context) if context.startswith("/") else None,
     )
 
 
@@ -433,8 +450,10 @@ def container(document: Mapping[str, object], made_from: Mapping[str, object]) -
     health = word(table(state, "Health").get("Status"))
     its = image("", made_from)
     given = words(table(document, "Config").get("Env"))
+    labels = table(document, "Config", "Labels")
+    sources = word(labels.get("com.docker.compose.project.config_files"))
     return Container(
-        service=word(table(document, "Config", "Labels").get("com.docker.compose.service")),
+        service=word(labels.get("com.docker.compose.service")),
         id=word(document.get("Id")),
         name=word(document.get("Name")).removeprefix("/"),
         state=word(state.get("Status")),
@@ -448,7 +467,7 @@ def container(document: Mapping[str, object], made_from: Mapping[str, object]) -
         digests=its.digests,
         platform=its.platform,
         mounts=_real_mounts(document),
-        config_hash=word(table(document, "Config", "Labels").get(_HASH)),
+        config_hash=word(labels.get(_HASH)),
         ports=_real_ports(table(document, "HostConfig", "PortBindings")),
         environment=dict(line.split("=", 1) for line in given if "=" in line),
         inherited=frozenset(
@@ -456,6 +475,7 @@ def container(document: Mapping[str, object], made_from: Mapping[str, object]) -
             for line in words(table(made_from, "Config").get("Env"))
             if line in given
         ),
+        files=tuple(Path(path) for path in sources.split(",") if path),
     )
 
 

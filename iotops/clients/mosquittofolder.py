@@ -52,6 +52,7 @@ class Conf:
         persistence: the broker's own database is on. sqlite: the plugin of 2.1 keeps it instead.
         location: folder of the database. file: name of the broker's own.
         password_files: of the broker and of the plugin. dynamic_security: that plugin's file.
+        anonymous: a listener lets in anybody without a password.
     """
 
     persistence: bool = False
@@ -60,6 +61,7 @@ class Conf:
     file: str = "mosquitto.db"
     password_files: tuple[str, ...] = ()
     dynamic_security: str = ""
+    anonymous: bool = False
 
     @property
     def keeps(self) -> bool:
@@ -106,6 +108,11 @@ def configuration(path: Path, there: Callable[[str], Path | None]) -> Conf | Non
         file=told.get("persistence_file", "mosquitto.db"),
         password_files=tuple(passwords),
         dynamic_security=dynamic,
+        anonymous=any(
+            value.lower() in ("true", "1")
+            for key, value in lines
+            if key in ("allow_anonymous", "listener_allow_anonymous")
+        ),
     )
 
 

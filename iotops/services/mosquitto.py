@@ -54,6 +54,7 @@ IMAGE_LIMIT = 60.0
 """Seconds for asking an image which version it holds."""
 CONFIGURATION = "/mosquitto/config/mosquitto.conf"
 """Where the image's broker reads its configuration."""
+OPEN = "the broker lets in anybody without a password"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,8 @@ class MosquittoOptions(BaseOptions):
         username: the user that iotops logs in with; empty = no login is tried.
         password_env: name of its password in `.env`.
         password_file, dynamic_security: where users are kept, relative to the folder.
+        anonymous: true = anybody is let in without a password, and that is meant; a broker that
+            does so unasked does not count as up.
     """
 
     kind: str = "mosquitto"
@@ -74,6 +77,7 @@ class MosquittoOptions(BaseOptions):
     password_env: str = "MQTT_PASSWORD"
     password_file: str = "secrets/passwd"
     dynamic_security: str = "secrets/dynamic-security.json"
+    anonymous: bool = False
 
 
 class Mosquitto(Service):
@@ -82,6 +86,7 @@ class Mosquitto(Service):
     kind = "mosquitto"
     images = ("eclipse-mosquitto", "mosquitto")
     targets = ("/mosquitto/data", "/mosquitto/log", "/mosquitto/secrets")
+    port = 1883
     default_folder = "mqtt"
     fleeting = ("/mosquitto/log",)
     older = (
@@ -140,8 +145,8 @@ class Mosquitto(Service):
                 code = nameless.answer()
         except OSError as error:
             return Readiness(False, f"nothing answers at {self._where()}: {_why(error)}")
-        if code == 0:
-            return Readiness(False, "the broker lets in anybody without a password", final=True)
+        if code == 0 and not self.options.anonymous:
+            return Readiness(False, OPEN, final=True)
         if code is None and not self.options.username:
             return Readiness(False, "the broker does not answer a login yet")
         return Readiness(True)
@@ -171,6 +176,13 @@ class Mosquitto(Service):
                 "mosquitto.login",
                 state.reason,
                 "set username and password_env in iotops.toml, and the password in .env",
+            )
+        elif self.options.anonymous:
+            yield self._warning(
+                "mosquitto.open",
+                f"{OPEN}, as the settings allow",
+                "give devices passwords (`allow_anonymous false`, `password_file`), and remove"
+                f" anonymous from [services.{self.name}]",
             )
         conf = self._conf()
         if conf is not None and not conf.keeps:
@@ -481,7 +493,7 @@ class Mosquitto(Service):
                 f"a broker of its image does not start with it: {said}",
                 "correct it; every word of it: man mosquitto.conf",
             )
-        if tried.nameless:
+        if tried.nameless and not self.options.anonymous:
             yield self._error(
                 "mosquitto.open",
                 "a broker with it lets in anybody without a password",

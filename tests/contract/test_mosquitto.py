@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -135,6 +136,18 @@ def test_an_open_broker_is_never_ready(bench: Bench) -> None:
     state = bench.service().ready()
     assert (state.ok, state.final) == (False, True) and "anybody" in state.reason
     assert [finding.code for finding in bench.service().preflight()] == ["mosquitto.login"]
+
+
+def test_an_open_broker_that_is_meant_is_ready_and_told(bench: Bench) -> None:
+    configure(bench, "allow_anonymous false\n", "allow_anonymous true\n")
+    bench.stack.create()
+    reached(bench)
+    strict = bench.service()
+    assert isinstance(strict, Mosquitto)
+    options = replace(strict.options, anonymous=True, username="")
+    service = Mosquitto(strict.place, options)
+    assert service.ready().ok
+    assert [finding.code for finding in service.preflight()] == ["mosquitto.open"]
 
 
 def test_a_refused_or_missing_password_is_final_and_never_shown(bench: Bench) -> None:

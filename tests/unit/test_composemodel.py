@@ -172,3 +172,35 @@ def test_progress_is_no_reason() -> None:
     said = " Network x_default  Created\n Container x-a-1  Starting\nError response: no\n"
     assert composemodel.reason(said) == "Error response: no"
     assert composemodel.reason(" Container x-a-1  Started\n") == "it gave no reason"
+
+
+def test_what_a_project_needs_of_this_machine() -> None:
+    document: dict[str, object] = {
+        "name": "hub",
+        "secrets": {"s": {"name": "hub_s", "file": "/hub/s"}, "e": {"environment": "X"}},
+        "configs": {"c": {"file": "/hub/c"}},
+        "services": {
+            "a": {"build": {"context": "/hub/a"}, "profiles": ["x", "y"], "network_mode": "host"},
+            "b": {"image": "x", "build": {"context": "https://example.org/x.git"}},
+        },
+    }
+    read = composemodel.model(document)
+    assert read.files == (Path("/hub/s"), Path("/hub/c"))
+    a, b = read.services["a"], read.services["b"]
+    assert (a.build, a.profiles) == (Path("/hub/a"), ("x", "y"))
+    assert (b.build, b.profiles) == (None, ())
+
+
+def test_where_a_path_of_a_container_lies_on_this_machine() -> None:
+    mounts = [
+        {"type": "bind", "source": "/srv/conf", "target": "/etc/x"},
+        {"type": "bind", "source": "/srv/one.conf", "target": "/etc/x/one.conf"},
+        {"type": "volume", "source": "v", "target": "/v"},
+    ]
+    read = composemodel.model({"services": {"a": {"volumes": mounts}}}).services["a"]
+    assert composemodel.inside_here(read, "/etc/x/two.conf") == Path("/srv/conf/two.conf")
+    assert composemodel.inside_here(read, "/etc/x/one.conf") == Path("/srv/one.conf")
+    assert (
+        composemodel.inside_here(read, "/v/file") is None
+        and composemodel.inside_here(read, "/elsewhere") is None
+    )
