@@ -32,6 +32,9 @@ FOLDER = ".iotops"
 
 Kind = Literal["mount", "folder"]
 
+UNCLAIMED = ("mount.unclaimed", "mount.data-without-sentinel")
+"""Codes of findings about a data root of no hub: an empty one, and one with data."""
+
 GET_UUID = 0x80111500
 """`FS_IOC_GETFSUUID` of Linux 6.9 (include/uapi/linux/fs.h): one byte length, 16 bytes UUID."""
 
@@ -178,7 +181,8 @@ def _inspect(root: Path, kind: Kind, hub_id: str, recorded_uuid: str) -> Iterato
             root,
             "mount.data-without-sentinel",
             f"holds data but no {SENTINEL}: it may be another disk than this hub's",
-            f"look at it: ls -la {root}; an empty disk can be claimed",
+            f"look at it: ls -la {root}; an empty disk can be claimed; if it is this hub's own"
+            " data, from before iotops: iotops init --claim-data",
         )
     elif not owner:
         yield _error(
@@ -249,7 +253,15 @@ def _is_empty(root: Path) -> bool:
 # ---- claiming -----------------------------------------------------------------------------------
 
 
-def claim(root: Path, kind: Kind, hub_id: str, name: str, group: int | None = None) -> None:
+def claim(
+    root: Path,
+    kind: Kind,
+    hub_id: str,
+    name: str,
+    group: int | None = None,
+    *,
+    with_data: bool = False,
+) -> None:
     """Make an empty data root this hub's: its sentinel and iotops' own folders.
 
     A root that is this hub's already only gets the folders that are missing.
@@ -257,12 +269,14 @@ def claim(root: Path, kind: Kind, hub_id: str, name: str, group: int | None = No
     Args:
         name: the hub's, for people who read the sentinel.
         group: numeric group that may read the journal, the owner's; None = leave it.
+        with_data: its owner says that the data on it is this hub's; nothing of it is touched.
 
     Raises:
         GuardError: it is not there, not mounted, read-only, another hub's, or holds data.
     """
     found = inspect(root, kind, hub_id)
-    _refuse([finding for finding in found if finding.code != "mount.unclaimed"])
+    allowed = UNCLAIMED if with_data else UNCLAIMED[:1]
+    _refuse([finding for finding in found if finding.code not in allowed])
     places = layout(root)
     for field in fields(places):
         _make(getattr(places, field.name), _MODES[field.name])

@@ -163,6 +163,19 @@ def set_keys(text: str, table: str, values: Mapping[str, str]) -> str:
     return text
 
 
+def toml_table(name: str, values: Mapping[str, str | int | bool]) -> str:
+    """Give the text of a table for a TOML file.
+
+    Args:
+        name: its dotted name; a part that is no plain word is to be quoted. values: by key.
+    """
+    lines = [
+        f'{key} = "{_quoted(value)}"' if isinstance(value, str) else f"{key} = {str(value).lower()}"
+        for key, value in values.items()
+    ]
+    return "\n".join([f"[{name}]", *lines]) + "\n"
+
+
 def set_secret(env: str, name: str, value: str) -> str:
     """Set one value in the text of a `.env`; everything else stays.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from iotops.cli.adopt import Adopting, adopt_project, claim_data_root
 from iotops.cli.common import (
     REPOSITORY,
     USUAL,
@@ -22,7 +23,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command(epilog=exits(*USUAL, *REPOSITORY, Exit.INTERRUPTED))
+@click.command(epilog=exits(*USUAL, Exit.PARTIAL, *REPOSITORY, Exit.INTERRUPTED))
 @click.argument("folder", required=False, type=FOLDER)
 @click.option("--name", default="iot-hub", show_default=True, help="The hub's name.")
 @click.option("--owner", help="The user that the hub folder belongs to; default: who calls sudo.")
@@ -41,6 +42,18 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Whether the data root is a mount point or a plain folder.",
 )
 @click.option("--claim-disk", is_flag=True, help="The empty disk at the data root may be taken.")
+@click.option(
+    "--adopt",
+    is_flag=True,
+    help="Make a hub of the Compose project in DIR; writes iotops.toml only.",
+)
+@click.option(
+    "--claim-data",
+    is_flag=True,
+    help="The data root of an adopted hub is its own, with what lies on it.",
+)
+@click.option("--dry-run", is_flag=True, help="With --adopt: show iotops.toml, write nothing.")
+@click.option("--yes", is_flag=True, help="With --claim-data: do not ask.")
 @click.option("--repository", metavar="URL", help="Make the restic repository there.")
 @click.option("--copy", metavar="NAME", help="Make the repository of this copy, not the first one.")
 @click.option(
@@ -79,6 +92,10 @@ def init(
     data_root: Path,
     data_kind: str,
     claim_disk: bool,
+    adopt: bool,
+    claim_data: bool,
+    dry_run: bool,
+    yes: bool,
     repository: str | None,
     copy: str | None,
     password_file: Path | None,
@@ -96,7 +113,7 @@ def init(
     hub_folder: Path | None,
     as_json: bool,
     quiet: bool,
-) -> None:
+) -> int | None:
     """Make a hub in DIR from the built-in template, or the repository of a hub that is there.
 
     \b
@@ -104,18 +121,37 @@ def init(
     Example: iotops init --repository /mnt/backup/iot-hub
     Example: iotops init --repository sftp:nas:/backup/iot-hub --copy nas
     Example: iotops init --from-repository /mnt/backup/iot-hub /srv/iot-hub
+    Example: iotops init --adopt /srv/my-project --claim-data
     """
     from iotops.actions import setup
 
     out = screen(as_json, quiet)
+    given = click.get_current_context().get_parameter_source("name")
+    named = name if given is click.core.ParameterSource.COMMANDLINE else ""
     if from_repository is not None:
         from iotops.cli.newcard import new_card
 
-        given = click.get_current_context().get_parameter_source("name")
-        named = name if given is click.core.ParameterSource.COMMANDLINE else ""
         secrets = (password_file, credentials_file, ssh_config)
         new_card(out, from_repository, folder, named, snapshot, *secrets, state)
-        return
+        return None
+    if adopt:
+        if repository is not None or copy is not None or claim_disk:
+            raise UsageError(
+                "--adopt makes no repository and takes no empty disk",
+                hint="first iotops init --adopt, then: iotops init --repository URL",
+            )
+        wanted = Adopting(named, owner, data_root, data_kind, state, run_folder)
+        where = folder or hub_folder or Path()
+        return adopt_project(out, where, wanted, claim=claim_data, dry_run=dry_run, yes=yes)
+    if dry_run:
+        raise UsageError("--dry-run shows what --adopt would write", hint="add --adopt")
+    if claim_data and folder is None and repository is None:
+        return claim_data_root(out, open_hub(hub_folder), yes=yes)
+    if claim_data:
+        raise UsageError(
+            "--claim-data is for a hub that is there, or with --adopt",
+            hint="a new hub takes an empty disk: iotops init DIR --claim-disk",
+        )
     lines: list[str] = []
     made: object = None
     if copy is not None:
@@ -136,7 +172,7 @@ def init(
             report=out.report,
         )
         out.result({"hub": None, "repository": done}, setup.told(done))
-        return
+        return None
     if append_only:
         raise UsageError("--append-only says something of a copy", hint="add --copy NAME")
     if folder is not None:
@@ -175,8 +211,9 @@ def init(
         )
         lines += setup.told(done)
         out.result({"hub": made, "repository": done}, lines)
-        return
+        return None
     out.result({"hub": made}, lines)
+    return None
 
 
 def _ports(given: tuple[str, ...]) -> dict[str, int]:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iotops.clients import dockerprogram
+from iotops.clients import composefiles, dockerprogram
 from iotops.clients.composemodel import (
     Container,
     Executed,
@@ -143,6 +143,31 @@ class ComposeStack:
             StackError: a file or `.env` cannot be read.
         """
         return self._project.variables()
+
+    def whole(self) -> Model:
+        """Read the project with the services of every profile, active or not.
+
+        Raises:
+            StackError: as `model`.
+        """
+        return self._project.whole()
+
+    def files(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+        """Give the Compose files of the project, and every file that it is made of."""
+        tops = self._project.tops()
+        return tops, composefiles.parts(tops)
+
+    def names_itself(self) -> bool:
+        """Tell whether the project has a name of its own, or is called as its folder is."""
+        return self._project.names_itself()
+
+    def other_names(self) -> tuple[str, ...]:
+        """Give other names under which containers were made from this project folder."""
+        here = f"label={_LABEL}project.working_dir={self._project.folder}"
+        shown = '{{.Label "' + _LABEL + 'project"}}'
+        doing = f"looking for containers of {self._project.folder}"
+        listed = dockerprogram.must("ps", "--all", "--filter", here, "--format", shown, doing=doing)
+        return tuple(sorted({*listed.out.split()} - {self.project}))
 
     @property
     def project(self) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from iotops.clients import dockerprogram, process
+from iotops.clients import composefiles, dockerprogram, process
+from iotops.clients.composefiles import FILES
 from iotops.clients.composemodel import (
     Model,
     Variable,
@@ -24,9 +25,6 @@ from iotops.clients.composemodel import (
     variables,
 )
 from iotops.errors import StackError
-
-FILES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
-"""The names Compose looks for; with none of them it would go on in the folder above."""
 
 
 class Project:
@@ -60,14 +58,25 @@ class Project:
             self._model = elsewhere(model(self.document()), self._moved)
         return self._model
 
-    def document(self) -> Mapping[str, object]:
+    def whole(self) -> Model:
+        """Read the project with the services of every profile, active or not.
+
+        Raises:
+            StackError: as `model`.
+        """
+        return model(self.document("--profile", "*"))
+
+    def document(self, *options: str) -> Mapping[str, object]:
         """Read the project as Compose says it; it holds secrets in clear text.
+
+        Args:
+            options: of Compose itself, beside those that name the project.
 
         Raises:
             StackError: as `model`.
         """
         doing = f"reading the Compose project in {self.folder}"
-        ended = self.compose("config", "--format", "json", doing=doing, limit=60)
+        ended = self.compose(*options, "config", "--format", "json", doing=doing, limit=60)
         if ended.code != 0:
             raise StackError(
                 f"{doing}: {self.reason(ended)}",
@@ -109,6 +118,14 @@ class Project:
             replace(one, has_default=one.has_default or has_default(one.name, texts))
             for one in found
         )
+
+    def tops(self) -> tuple[Path, ...]:
+        """Give the files that Compose starts with."""
+        return self.files or composefiles.top_files(self.folder, self._env_text())
+
+    def names_itself(self) -> bool:
+        """Tell whether the project has a name of its own, or is called as its folder is."""
+        return composefiles.names_itself(self.tops(), self._env_text())
 
     @property
     def name(self) -> str:

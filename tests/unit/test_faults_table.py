@@ -149,7 +149,15 @@ a configuration that crash-loops; a version that rewrites its data and fails lat
 a run killed while it applies; a commit that was returned from, by a timer;
 something changed since it was looked at; a snapshot that lacks what would be touched
 """
-GROUPS = (BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP, PITFALLS, SYNC)
+ADOPT = """
+a project that is a hub already; a project without the values that it needs;
+a project that Compose cannot read; a project without data below the data root;
+a data root that an adopted hub cannot have; data of another hub or disk claimed;
+a part of the project outside of its folder; data of a project that no snapshot would hold;
+a profile that is not active; containers made from other files, or under another name;
+a server of a project that cannot be asked
+"""
+GROUPS = (ADOPT, BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP, PITFALLS, SYNC)
 FAULTS = [" ".join(one.split()) for one in ";".join(GROUPS).split(";")]
 
 TABLE: dict[str, list[str]] = {
