@@ -9,8 +9,6 @@ with the hub, and putting it in place (`sync.py`).
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,6 +18,8 @@ from pathlib import Path
 from iotops import config
 from iotops.actions import envcheck
 from iotops.actions.candidateview import View, candidate_view
+from iotops.actions.flows import SECRET_NAME
+from iotops.actions.hooks import refused_in_git
 from iotops.clients import enginelook, files
 from iotops.clients.compose import ComposeStack
 from iotops.clients.composemodel import Mount, Port, Publisher, masked
@@ -29,7 +29,6 @@ from iotops.hub import Hub, options_of
 from iotops.model import Finding, Severity
 from iotops.services.base import Service
 
-SECRET_NAME = re.compile(r"PASS|PWD|TOKEN|SECRET|KEY|CREDENTIAL", re.IGNORECASE)
 SHORTEST = 8
 """Letters that a value must have to be looked for in files: a shorter one is there by chance."""
 LARGEST = 1 << 20
@@ -119,33 +118,27 @@ def _secrets(hub: Hub, *, shortest: int = SHORTEST) -> Mapping[str, str]:
 
 
 def _files(view: View) -> Iterator[Finding]:
-    """Find secrets among the files: `.env` itself, and values of the real one."""
-    if os.path.lexists(view.tree / envcheck.FILE):
-        yield Finding(
-            "candidate.secret",
-            Severity.ERROR,
-            envcheck.FILE,
-            f"the commit holds {envcheck.FILE}: its secrets go wherever the repository goes",
-            f"take it out: git rm --cached {envcheck.FILE}; then change the secrets",
-        )
+    """Find secrets among the files: by their names, and values of the real `.env`."""
+    found = [path for path in sorted(view.tree.rglob("*")) if not path.is_dir()]
+    paths = {path.relative_to(view.tree).as_posix(): path for path in found}
+    paths = {name: path for name, path in paths.items() if not name.startswith(".git/")}
+    refused = refused_in_git(paths)
+    yield from refused
+    told = {one.subject for one in refused}
     secrets = {
         name: value.encode("utf-8", "surrogateescape") for name, value in _secrets(view.hub).items()
     }
-    for path in sorted(view.tree.rglob("*")):
-        relative = path.relative_to(view.tree)
-        if relative.parts[0] in (".git", envcheck.FILE) or not files.is_regular(path):
-            continue
-        if path.stat().st_size > LARGEST:
+    for name, path in paths.items():
+        if name in told or not files.is_regular(path) or path.stat().st_size > LARGEST:
             continue
         data = path.read_bytes()
-        for name, value in secrets.items():
+        for variable, value in secrets.items():
             if value in data:
-                yield Finding(
+                yield _finding(
                     "candidate.secret",
-                    Severity.ERROR,
-                    str(relative),
-                    f"the value of {name} from {envcheck.FILE} stands in {relative}",
-                    f"write ${{{name}}} in its place, and change the secret",
+                    name,
+                    f"the value of {variable} from {envcheck.FILE} stands in {name}",
+                    f"write ${{{variable}}} in its place, and change the secret",
                 )
 
 
@@ -277,7 +270,10 @@ def _ports(now: Hub, then: Hub) -> Iterator[Finding]:
             seen.append((name, port))
             if why := _taken(port, held, project):
                 text = f"port {shown} is not free: {why}"
-                yield _finding("port.taken", name, text, f"who holds it: ss -lntup | grep {shown}")
+                hint = (
+                    f"choose another one, or see who holds it: ss -lntup | grep :{port.published}"
+                )
+                yield _finding("port.taken", name, text, hint)
 
 
 def _taken(port: Port, held: Sequence[Publisher], project: str) -> str:

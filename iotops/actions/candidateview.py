@@ -22,7 +22,7 @@ from iotops.clients import files
 from iotops.clients.git import Worktree
 from iotops.hub import Hub
 
-PREFIX = "candidate-"
+PREFIX = "iotops-candidate-"
 """Begin of the name of a view's folder; one that nobody holds is removed by the next look."""
 YOUNG = 60.0
 """Seconds in which a view's folder may exist and not be held yet."""
@@ -81,7 +81,8 @@ def sweep(folder: Path) -> None:
             held = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - path.stat().st_mtime > YOUNG:
+                state = os.fstat(held)
+                if state.st_uid == os.geteuid() and time.time() - state.st_mtime > YOUNG:
                     files.remove_tree(path)
             finally:
                 os.close(held)

@@ -43,7 +43,6 @@ def examine(hub: Hub, report: Report = silent) -> tuple[Finding, ...]:
         ("repository", _repository),
         *((f"copy {one.name}", partial(_copy, name=one.name)) for one in hub.copies),
         ("stack", _stack),
-        ("variables", envcheck.variables),
         ("services", _services),
         ("fit", _fit),
         ("records", _records),
@@ -132,6 +131,7 @@ def _copy(hub: Hub, name: str) -> Iterator[Finding]:
 
 def _stack(hub: Hub) -> Iterator[Finding]:
     hub.stack.require()
+    yield from envcheck.variables(hub)
     yield from _operators(hub)
     kinds = {service.place.container: service.kind for service in hub.services}
     for name, model in sorted(hub.model.services.items()):

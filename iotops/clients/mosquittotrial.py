@@ -17,9 +17,12 @@ from pathlib import Path, PurePosixPath
 
 from iotops.clients.composemodel import Mount, ServiceModel
 from iotops.clients.stack import Stack
+from iotops.errors import StackError
 
 LIMIT = 60.0
 """Seconds for the container; the broker itself is given a few."""
+ENDING = ("timeout", "-s", "KILL", "45")
+"""Ends it in the container, also when nobody is there any more to end the container."""
 
 Lines = Sequence[tuple[str, str]]
 """The directives of a configuration: key and value, in their order."""
@@ -109,7 +112,7 @@ def trial(
         mounts, shown = _mounts(model, lines, Path(folder), fixed)
         ended = stack.run_once(
             model.name,
-            ["sh", "-c", _SCRIPT, "trial", configuration, _port(lines), _log(lines)],
+            [*ENDING, "sh", "-c", _SCRIPT, "trial", configuration, port(lines), _log(lines)],
             user=model.user,
             mounts=mounts,
             shown=shown,
@@ -118,6 +121,8 @@ def trial(
             limit=LIMIT,
             environment={"IOTOPS_USER": login[0], "IOTOPS_PASSWORD": login[1]} if login else None,
         )
+    if ended.code in (126, 127):
+        raise StackError(f"the image {model.image} has no shell, or no timeout")
     said = dict(re.findall(r"^iotops-trial (\w+) (\d+)$", ended.out, re.MULTILINE))
     version = re.search(r"mosquitto version (\d+\.\S+) starting", ended.out + ended.err)
     return Tried(
@@ -133,7 +138,7 @@ def words(log: str) -> str:
     """Give a broker's errors without what it quotes of its files, but for their paths."""
     found: list[str] = []
     for line in log.splitlines():
-        text = re.sub(r"^\d+: ", "", line.strip())
+        text = re.sub(r"^\d+: ", "", line.strip()).removesuffix(".")
         if "error" not in text.lower() or text.startswith("Warning"):
             continue
         text = re.sub(r"""(["'])(?!/)[^"']*\1""", r"\1...\1", text)
@@ -142,14 +147,14 @@ def words(log: str) -> str:
         text = re.sub(r"^(password-file: )?Error: ", "", text)
         if text not in found:
             found.append(text)
-    return "; ".join(one.rstrip(".") for one in found[:4])
+    return "; ".join(found[:4])
 
 
 def _answer(code: str | None) -> bool | None:
     return {"0": True, "5": False}.get(code or "")
 
 
-def _port(lines: Lines) -> str:
+def port(lines: Lines) -> str:
     """Give the port of the first listener for plain MQTT; empty = there is none."""
     listeners: list[dict[str, str]] = []
     top: dict[str, str] = {}
@@ -190,7 +195,8 @@ def _mounts(
     for number, mount in enumerate(model.mounts):
         source = mount.source
         if source is not None and (source.is_relative_to(fixed) or source.is_file()):
-            shown.append((source.resolve(), mount.target))
+            if source.exists():
+                shown.append((source.resolve(), mount.target))
         elif mount.kind in ("bind", "volume"):
             own = folder / str(number)
             own.mkdir()

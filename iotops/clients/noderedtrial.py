@@ -9,8 +9,9 @@ taken that cannot hold a value. Not here: whether the settings are good ones
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from iotops.clients.composemodel import ServiceModel
 from iotops.clients.dockerprogram import KEPT
@@ -20,8 +21,8 @@ from iotops.errors import StackError
 
 LIMIT = 60.0
 """Seconds for the container."""
-INSIDE_LIMIT = 45
-"""Seconds after which node ends by itself, also when nobody is there to end it."""
+ENDING = ("timeout", "-s", "KILL", "45")
+"""Ends it in the container, also when nobody is there any more to end the container."""
 
 USUAL = "/data/settings.js"
 """Where Node-RED looks without `--settings` (the image starts it with `--userDir /data`)."""
@@ -29,7 +30,6 @@ USUAL = "/data/settings.js"
 _SCRIPT = r"""
 "use strict";
 const file = process.argv[1];
-setTimeout(() => process.exit(99), Number(process.argv[2]) * 1000).unref();
 const mark = "\niotops-trial ";
 function tell(answer) {
     require("fs").writeSync(1, mark + JSON.stringify(answer) + "\n");
@@ -103,9 +103,9 @@ def trial(stack: Stack, model: ServiceModel) -> Loaded:
     path = path_of(model)
     ended = stack.run_once(
         model.name,
-        ["node", "-e", _SCRIPT, path, str(INSIDE_LIMIT)],
+        [*ENDING, "node", "-e", _SCRIPT, path],
         user=model.user,
-        shown=[(one.source.resolve(), one.target) for one in model.mounts if one.source],
+        shown=[*_shown(model)],
         network=False,
         declared=True,
         limit=LIMIT,
@@ -114,12 +114,21 @@ def trial(stack: Stack, model: ServiceModel) -> Loaded:
     _, mark, answer = ended.out.rpartition("\niotops-trial ")
     if not mark:
         if ended.code in (126, 127):
-            raise StackError(f"the image {model.image} has no program node")
+            raise StackError(f"the image {model.image} has no program node, or no timeout")
         return Loaded(f"node ended with code {ended.code} before it had loaded {path}")
-    return _read(path, answer)
+    return read(path, answer)
 
 
-def _read(path: str, answer: str) -> Loaded:
+def _shown(model: ServiceModel) -> Iterator[tuple[Path, str]]:
+    """Yield what the container gets of this machine: no sockets, no devices."""
+    for mount in model.mounts:
+        source = mount.source.resolve() if mount.source is not None else None
+        if source is not None and (source.is_dir() or source.is_file()):
+            yield source, mount.target
+
+
+def read(path: str, answer: str) -> Loaded:
+    """Read what the container told of the settings at a path."""
     try:
         told = json.loads(answer)
     except json.JSONDecodeError:

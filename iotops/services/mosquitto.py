@@ -476,6 +476,10 @@ class Mosquitto(Service):
             login=(self.options.username, password.reveal()) if password else None,
         )
         yield from self._judge_trial(tried)
+        for relative in self._passwords(self._conf()):
+            if files.is_regular(path := self.place.folder / relative):
+                users = mosquittofolder.password_file(path)
+                yield from self._judge_hashes(relative, users, lambda: tried.version)
 
     def _judge_trial(self, tried: Tried) -> Iterator[Finding]:
         if not tried.runs:
@@ -524,7 +528,7 @@ class Mosquitto(Service):
             elif files.is_regular(path):
                 users = mosquittofolder.password_file(path)
                 yield from self._judge_lines(relative, users)
-                yield from self._judge_hashes(relative, users)
+                yield from self._judge_hashes(relative, users, self._version)
         for relative in self._dynamic(conf):
             if not files.is_regular(folder / relative):
                 continue
@@ -539,7 +543,7 @@ class Mosquitto(Service):
                     f"bring it back: iotops restore latest --service {self.name}",
                 )
             else:
-                yield from self._judge_hashes(relative, users)
+                yield from self._judge_hashes(relative, users, self._version)
 
     def _judge_lines(self, relative: str, users: Users) -> Iterator[Finding]:
         if users.number and not users.good:
@@ -568,9 +572,15 @@ class Mosquitto(Service):
                     "correct the password file",
                 )
 
-    def _judge_hashes(self, relative: str, users: Users) -> Iterator[Finding]:
-        """Find hashes that only 2.1 reads under a broker of 2.0: it refuses their users."""
-        if not users.newer or not _older(version := self._version(), 2, 1):
+    def _judge_hashes(
+        self, relative: str, users: Users, of: Callable[[], str]
+    ) -> Iterator[Finding]:
+        """Find hashes that only 2.1 reads under a broker of 2.0: it refuses their users.
+
+        Args:
+            of: gives the broker's version; asked only where it matters.
+        """
+        if not users.newer or not _older(version := of(), 2, 1):
             return
         yield Finding(
             "mosquitto.downgrade",
