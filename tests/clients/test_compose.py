@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from iotops.clients import enginelook
 from iotops.clients.compose import ComposeStack, Mount, Port
 from iotops.errors import ProgramMissing, StackError, TimedOut
 from tests.conftest import need
@@ -546,6 +547,31 @@ def test_run_once_has_nothing_of_the_service_but_its_image(scratch: Scratch) -> 
     assert set(stack.containers()) == {"a"}
 
 
+def test_run_once_shows_without_letting_write(scratch: Scratch) -> None:
+    (scratch.folder / "given").mkdir()
+    (scratch.folder / "given" / "word").write_text("seen\n")
+    scratch.write(sleeper("a"))
+    ended = scratch.stack().run_once(
+        "a",
+        ["sh", "-c", "cat /in/word /one; echo x > /in/word; echo x > /one; touch /in/new"],
+        shown=[(scratch.folder / "given", "/in"), (scratch.folder / "given" / "word", "/one")],
+    )
+    assert ended.out == "seen\nseen\n" and ended.code != 0
+    assert (scratch.folder / "given" / "word").read_text() == "seen\n"
+    assert [one.name for one in (scratch.folder / "given").iterdir()] == ["word"]
+
+
+def test_run_once_takes_the_declared_image_and_pulls_none(scratch: Scratch) -> None:
+    scratch.write(sleeper("a"))
+    scratch.stack().up(wait=30)
+    scratch.write(sleeper("a").replace("IMAGE", "localhost:9/no/such:1"))
+    stack = scratch.stack()
+    assert stack.run_once("a", ["true"]).code == 0  # the one that its container runs
+    with pytest.raises(StackError, match="No such image"):
+        stack.run_once("a", ["true"], declared=True)
+    assert once(scratch) == []
+
+
 def test_run_once_without_network_reaches_nothing(scratch: Scratch) -> None:
     scratch.write(sleeper("a"))
     stack = scratch.stack()
@@ -771,3 +797,52 @@ def test_no_right_to_talk_to_the_engine(tmp_path: Path, monkeypatch: pytest.Monk
         ComposeStack(tmp_path).require()
     assert "sudo" in caught.value.hint
     assert "group docker" in caught.value.hint
+
+
+# ---- what a candidate is judged by -------------------------------------------------------------
+
+
+def test_the_variables_of_the_files(scratch: Scratch) -> None:
+    text = (
+        sleeper("a") + "    environment: {A: '${A:?}', B: $B, C: '${C:-}', D: '${D-x}', E: $$E}\n"
+    )
+    scratch.write(text)
+    (scratch.folder / "docker-compose.override.yaml").write_text(
+        "services: {a: {environment: {F: '${F}'}}}\n"
+    )
+    found = {one.name: (one.required, one.has_default) for one in scratch.stack().variables()}
+    assert found == {
+        "A": (True, False),
+        "B": (False, False),
+        "C": (False, True),
+        "D": (False, True),
+        "F": (False, False),
+    }
+
+
+def test_a_registry_that_does_not_answer(scratch: Scratch) -> None:
+    scratch.write(sleeper("a"))
+    with pytest.raises(StackError, match="asking the registry for localhost:9/no/such:1"):
+        scratch.stack().platforms("localhost:9/no/such:1")
+
+
+def test_what_else_is_on_the_engine(scratch: Scratch) -> None:
+    port = free_port()
+    scratch.write(sleeper("a") + f"    ports: ['127.0.0.1:{port}:80']\n")
+    assert enginelook.taken(Port("127.0.0.1", port, 80, "tcp")) == ""
+    scratch.stack().up(wait=30)
+    held = [one for one in enginelook.publishers() if one.port.published == port]
+    assert [(one.project, one.service, one.port.host) for one in held] == [
+        (scratch.name, "a", "127.0.0.1")
+    ]
+    assert "in use" in enginelook.taken(Port("127.0.0.1", port, 80, "tcp"))
+    assert "assign" in enginelook.taken(Port("203.0.113.9", port, 80, "tcp"))
+    here = enginelook.images_here([scratch.image, "localhost:9/no/such:1"])
+    assert here == {scratch.image: enginelook.platform()}
+
+
+def test_folders_of_the_host_in_other_places(scratch: Scratch, tmp_path: Path) -> None:
+    scratch.write(sleeper("a") + f"    volumes: ['./conf:/c', '{tmp_path}/else:/e']\n")
+    stack = ComposeStack(scratch.folder, moved={scratch.folder: tmp_path / "there"})
+    sources = [one.source for one in stack.model().services["a"].mounts]
+    assert sources == [tmp_path / "there" / "conf", tmp_path / "else"]

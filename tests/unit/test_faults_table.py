@@ -158,6 +158,20 @@ a profile that is not active; containers made from other files, or under another
 a server of a project that cannot be asked
 """
 GROUPS = (ADOPT, BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP, PITFALLS, SYNC)
+CANDIDATE = """
+a candidate's mosquitto.conf broken; a candidate that opens the broker;
+a candidate whose broker knows no user;
+a candidate's settings.js broken; a candidate with another credentialSecret;
+a candidate's provisioning broken; a candidate's Compose file broken;
+a candidate's image not to be had; a candidate's port taken; a candidate's folder missing;
+a candidate that is another hub's; a secret in a candidate; a look at a candidate killed;
+a variable missing in .env; a variable of .env that nothing uses; an unquoted dollar in .env;
+a name twice in .env; a line of .env that is none; .env in Git or not ignored
+"""
+GROUPS = (
+    *(BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP),
+    *(PITFALLS, SYNC, CANDIDATE),
+)
 FAULTS = [" ".join(one.split()) for one in ";".join(GROUPS).split(";")]
 
 TABLE: dict[str, list[str]] = {

@@ -1,0 +1,299 @@
+"""A candidate configuration on real servers: what is found, and that nothing of the hub is touched.
+
+The hub is made and its broker runs; the other services need not. Every look compares the hub's
+files and all its containers before and after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from iotops.actions import candidate
+from iotops.hub import Hub
+from iotops.model import Finding, Severity
+from tests.conftest import need
+from tests.support.hubs import HubUnderTest, docker, made_hub
+
+pytestmark = pytest.mark.e2e
+
+
+class CandidateHub(HubUnderTest):
+    """A hub of which only the broker runs."""
+
+    def make(self) -> None:
+        super().make()
+        compose = ("compose", "--project-directory", str(self.folder))
+        docker(*compose, "up", "--detach", "mosquitto")
+        until(self.answers, "the broker")
+
+    def answers(self) -> bool:
+        """Whether the broker listens: its image's entrypoint has then set owners."""
+        with (
+            suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.ports["mosquitto"]), 1) as connection,
+        ):
+            # Docker's own proxy takes a connection before anybody is behind it.
+            connection.sendall(b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x0a\x00\x00")
+            return len(connection.recv(4)) == 4
+        return False
+
+    @property
+    def tree(self) -> Path:
+        """Where the candidate lies."""
+        return self.base / "tree"
+
+    def fresh(self) -> None:
+        """Make the candidate the files of the last commit."""
+        made = ["git", "-C", str(self.folder), "archive", "HEAD"]
+        data = subprocess.run(made, check=True, capture_output=True).stdout
+        subprocess.run(["rm", "-rf", str(self.tree)], check=True)
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            archive.extractall(self.tree, filter="data")
+
+    def change(self, file: str, old: str, new: str) -> None:
+        """Replace a text in a file of the candidate."""
+        path = self.tree / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    def examined(self) -> dict[str, Finding]:
+        """Look at the candidate, see that the hub is as it was; the findings by their code."""
+        before = self.looks()
+        found = candidate.examine(Hub.open(self.folder), self.tree)
+        assert self.looks() == before
+        for name in ("NODERED_TOKEN", "MQTT_PASSWORD", "NODERED_CREDENTIAL_SECRET"):
+            assert self.env_value(name) not in repr(found)
+        assert all(one.hint for one in found if one.severity is Severity.ERROR)
+        assert len({one.code for one in found}) == len(found), found
+        return {one.code: one for one in found}
+
+    def looks(self) -> list[str]:
+        """Tell how every file of hub and data is, and which containers there are."""
+        label = "label=com.docker.compose.project=" + self.project
+        lines = docker(
+            "ps", "-a", "--no-trunc", "--filter", label, "--format", "{{.ID}} {{.State}}"
+        )
+        told = [*lines.splitlines(), *self.scratch()]
+        for top in (self.folder, self.root):
+            for path in sorted(top.rglob("*")):
+                if path != self.root / ".iotops" / "tmp":  # it has an own one made and removed
+                    state = path.lstat()
+                    content = path.read_bytes() if path.is_file() else b""
+                    told.append(
+                        f"{path} {state.st_mode} {state.st_uid} {state.st_mtime_ns}"
+                        f" {hashlib.sha256(content).hexdigest()}"
+                    )
+        return told
+
+    def scratch(self) -> list[str]:
+        """List the containers of looks."""
+        label = f"label=iotops.once={self.project}"
+        return docker("ps", "-a", "--filter", label, "--format", "{{.ID}}").split()
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[CandidateHub]:
+    for what in ("docker", "compose", "root", "image mosquitto", "image nodered"):
+        need(what)
+    hub = made_hub(CandidateHub, "iotops-candidate-")
+    try:
+        yield hub
+    finally:
+        hub.remove()
+
+
+@pytest.fixture
+def hub(made: CandidateHub) -> CandidateHub:
+    made.fresh()
+    return made
+
+
+def error(found: dict[str, Finding], code: str, *words: str) -> None:
+    one = found.pop(code)
+    assert one.severity is Severity.ERROR
+    assert all(word in one.message for word in words), one
+
+
+def test_the_hubs_own_files_are_good(hub: CandidateHub) -> None:
+    assert hub.examined() == {}
+
+
+def test_a_fault_in_every_services_files(hub: CandidateHub) -> None:
+    hub.change("mosquitto/mosquitto.conf", "listener 1883", "listener 1883\nhunter2 x")
+    hub.change("nodered/settings.js", "uiPort: 1880,", 'uiPort: 1880, x: "abc"hunter2",')
+    hub.change("grafana/provisioning/datasources/influxdb.yaml", "uid: influxdb", "uid: [hunter2")
+    found = hub.examined()
+    assert "hunter2" not in repr(found)
+    error(found, "mosquitto.conf", "mosquitto.conf:4")
+    error(found, "nodered.settings", "/config/settings.js, line 31", "not JavaScript")
+    error(found, "grafana.yaml", "datasources/influxdb.yaml")
+    assert found == {}
+
+
+def test_files_that_are_well_written_and_wrong(hub: CandidateHub) -> None:
+    hub.change("mosquitto/mosquitto.conf", "allow_anonymous false", "allow_anonymous true")
+    sealed = '{"$": "00112233445566778899aabbccddeeffZ2FyYmFnZQ=="}'
+    credentials = hub.root / "nodered" / "flows_cred.json"
+    credentials.write_text(sealed)
+    (hub.root / "nodered" / "flows.json").write_text("[]")
+    try:
+        found = hub.examined()
+    finally:
+        credentials.unlink()
+        (hub.root / "nodered" / "flows.json").unlink()
+    error(found, "mosquitto.open", "without a password")
+    error(found, "nodered.key", "next deploy would erase them")
+    assert found == {}
+
+
+def test_what_a_trial_must_not_leave_out(hub: CandidateHub) -> None:
+    """A user whom the broker refuses, and settings that throw with a secret in their words."""
+    hub.change("mosquitto/mosquitto.conf", "/mosquitto/secrets/passwd", "/mosquitto/config/users")
+    (hub.tree / "mosquitto" / "users").write_text("")
+    hub.change("nodered/settings.js", '"use strict";', "throw Error(process.env.NODERED_TOKEN);")
+    found = hub.examined()
+    error(found, "mosquitto.login", "user iotops")
+    error(found, "nodered.settings", "line 3: ***")
+    assert found == {}
+
+
+def test_this_machine(hub: CandidateHub) -> None:
+    """Ports, images and folders; a port that the hub's own broker holds is free."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        taken = server.getsockname()[1]
+        hub.change("docker-compose.yaml", "${NODERED_PORT:-1880}", str(taken))
+        hub.change("docker-compose.yaml", f"{hub.root}/grafana", f"{hub.root}/gone")
+        hub.change("docker-compose.yaml", "./grafana/provisioning", "./grafana/nowhere")
+        hub.change(
+            "docker-compose.yaml",
+            "services:\n",
+            "services:\n  more:\n    image: localhost:9/no/such:1\n",
+        )
+        before = hub.looks()
+        found = candidate.examine(Hub.open(hub.folder), hub.tree)
+        assert hub.looks() == before
+    told = [(one.code, one.subject, one.severity) for one in found]
+    assert told == [
+        # The port's variable is used no more.
+        ("env.unused", ".env", Severity.WARNING),
+        ("image.missing", "more", Severity.ERROR),
+        ("port.taken", "nodered", Severity.ERROR),
+        ("mount.missing", "grafana", Severity.ERROR),
+        ("mount.missing", "grafana", Severity.ERROR),
+    ]
+    assert str(taken) in found[2].message
+    assert "the commit does not bring it" in found[3].message
+    assert f"{hub.root}/gone" in found[4].message and "would not start" in found[4].message
+
+
+def test_a_port_that_another_container_holds(hub: CandidateHub) -> None:
+    image = docker("inspect", "--format", "{{.Image}}", hub.container("mosquitto")).strip()
+    name = f"{hub.project}-foreign"
+    label = f"com.docker.compose.project={hub.project}x"
+    docker(
+        *("run", "--detach", "--rm", "--name", name, "--label", label),
+        *("--publish", f"127.0.0.1:{hub.ports['nodered']}:1", "--entrypoint", "sleep"),
+        *(image, "600"),
+    )
+    try:
+        found = hub.examined()
+    finally:
+        docker("rm", "--force", name)
+    error(found, "port.taken", name)
+    assert found == {}
+
+
+def test_compose_and_env(hub: CandidateHub) -> None:
+    hub.change("docker-compose.yaml", "NODERED_TOKEN: ${NODERED_TOKEN:?}", "X: ${NOBODYS:?}")
+    error(found := hub.examined(), "env.unset", "NOBODYS")
+    assert found == {}
+    hub.fresh()
+    hub.change("docker-compose.yaml", "healthcheck:", "healthchek:")
+    error(found := hub.examined(), "candidate.compose", "healthchek", str(hub.folder))
+    assert found == {}
+
+
+def test_another_hub_and_another_project(hub: CandidateHub) -> None:
+    hub.change("docker-compose.yaml", f'name: "{hub.project}"', f'name: "{hub.project}-2"')
+    hub.change("iotops.toml", str(hub.root), "/mnt/elsewhere")
+    found = hub.examined()
+    error(found, "candidate.project", f"{hub.project}-2")
+    error(found, "candidate.other", "data.root", "/mnt/elsewhere")
+
+
+def test_settings_that_cannot_be_read(hub: CandidateHub) -> None:
+    hub.change("iotops.toml", "[hub]", "[hub]\nnmae = 1")
+    error(found := hub.examined(), "candidate.settings", "nmae")
+    assert found == {}
+
+
+def test_a_secret_among_the_files(hub: CandidateHub) -> None:
+    (hub.tree / "notes.md").write_text(f"the token: {hub.env_value('NODERED_TOKEN')}\n")
+    error(found := hub.examined(), "candidate.secret", "NODERED_TOKEN", "notes.md")
+    assert found == {}
+    (hub.tree / "notes.md").unlink()
+    (hub.tree / ".env").write_text("A=1\n")
+    error(found := hub.examined(), "git.secret", ".env")
+    assert found == {}  # this machine's own .env counts
+
+
+def test_users_beside_the_configuration(hub: CandidateHub) -> None:
+    """A password file that is not in Git lies among the candidate's files for the trial."""
+    own = hub.folder / "mosquitto" / "passwd"
+    own.write_bytes((hub.root / "mqtt" / "secrets" / "passwd").read_bytes())
+    os.chown(own, 1883, 1883)
+    own.chmod(0o600)
+    hub.change("mosquitto/mosquitto.conf", "/mosquitto/secrets/passwd", "/mosquitto/config/passwd")
+    try:
+        assert hub.examined() == {}
+    finally:
+        own.unlink()
+
+
+LOOK = """
+import sys
+from pathlib import Path
+from iotops.actions import candidate
+from iotops.hub import Hub
+candidate.examine(Hub.open(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_a_look_that_is_killed_leaves_nothing(hub: CandidateHub) -> None:
+    # Without a port to ask at, the trial's broker is watched for two seconds.
+    hub.change("mosquitto/mosquitto.conf", "listener 1883", "listener 0 /tmp/socket")
+    before = hub.looks()
+    look = [sys.executable, "-c", LOOK, str(hub.folder), str(hub.tree)]
+    env = {**os.environ, "PYTHONPATH": os.fspath(Path.cwd())}
+    with subprocess.Popen(look, env=env) as child:
+        until(lambda: bool(hub.scratch()), "a broker of the trial")
+        child.send_signal(signal.SIGKILL)
+    tmp = hub.root / ".iotops" / "tmp"
+    (left,) = tmp.iterdir()
+    until(lambda: not hub.scratch(), "the end of the trial's broker")
+    os.utime(left, (0, 0))
+    hub.fresh()
+    candidate.examine(Hub.open(hub.folder), hub.tree)
+    assert [*tmp.iterdir()] == [] and hub.looks() == before
+
+
+def until(true: Callable[[], bool], what: str) -> None:
+    """Wait until something holds."""
+    ends = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < ends, f"waited in vain for {what}"
+        time.sleep(0.02)
