@@ -157,7 +157,6 @@ a part of the project outside of its folder; data of a project that no snapshot 
 a profile that is not active; containers made from other files, or under another name;
 a server of a project that cannot be asked
 """
-GROUPS = (ADOPT, BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP, PITFALLS, SYNC)
 CANDIDATE = """
 a candidate's mosquitto.conf broken; a candidate that opens the broker;
 a candidate whose broker knows no user;
@@ -170,7 +169,7 @@ a name twice in .env; a line of .env that is none; .env in Git or not ignored
 """
 GROUPS = (
     *(BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP),
-    *(PITFALLS, SYNC, CANDIDATE),
+    *(PITFALLS, SYNC, ADOPT, CANDIDATE),
 )
 FAULTS = [" ".join(one.split()) for one in ";".join(GROUPS).split(";")]
 
