@@ -22,6 +22,8 @@ from iotops.journal import RUNNING, Run, RunRecord
 
 BYTES = "aside"
 """Name in a record of how many bytes the run has put aside."""
+SETTLED = "settled"
+"""Name in a record of a run that has done its work: from then on it can only be finished."""
 
 
 DISCARDED = "discarded"
@@ -118,13 +120,13 @@ def measured(hub: Hub, run: Run) -> None:
 
 
 def settled(run: Run) -> None:
-    """Note that an undo has done its work: from now on it can only be finished."""
-    run.note(swaps=(), about={**run.record.about, "settled": "yes"})
+    """Note that an undo has done its work."""
+    run.note(swaps=(), about={**run.record.about, SETTLED: "yes"})
 
 
 def is_settled(run: Run) -> bool:
-    """Tell whether a run is an undo that can only be finished."""
-    return run.record.about.get("settled") == "yes"
+    """Tell whether a run can only be finished: an undo, or a change of the broker's users."""
+    return run.record.about.get(SETTLED) == "yes"
 
 
 def release(hub: Hub, run: Run) -> None:

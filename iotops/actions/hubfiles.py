@@ -72,10 +72,10 @@ def generate() -> dict[str, str]:
     return {name: secrets.choice(first) + secrets.token_urlsafe(24)[1:] for name in SECRETS}
 
 
-def readable_password() -> str:
-    """Make a password of 148 bits in groups of five letters, fit for typing from paper."""
-    groups = ("".join(secrets.choice(_WORDS) for _ in range(5)) for _ in range(6))
-    return "-".join(groups)
+def readable_password(groups: int = 6) -> str:
+    """Make a password in groups of five letters, 24 bits each, fit for typing from paper."""
+    made = ("".join(secrets.choice(_WORDS) for _ in range(5)) for _ in range(groups))
+    return "-".join(made)
 
 
 def mosquitto_line(user: str, password: str) -> str:

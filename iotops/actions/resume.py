@@ -1,8 +1,8 @@
 """Put right what a dead run left behind: folders half exchanged, containers stopped, locks.
 
 Run at boot, and at the start of every run. Only what a record names is touched: a container that
-the owner had stopped stays stopped. A run that died is taken back, never completed, but for an undo
-that had exchanged everything. Not here: the runs themselves.
+the owner had stopped stays stopped. A run that died is taken back, never completed, but for one
+that had settled: an undo, or a change of the broker's users. Not here: the runs themselves.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def _settle(hub: Hub, record: RunRecord, report: Report) -> RunRecord:
     report(Noted("warning", f"the run {record.id} {record.death}"))
     if aside.is_settled(run):
         aside.release(hub, run)
+        swap.let_go(hub, run)
         run.close("complete", message=f"{record.death}; finished by a later run")
         hub.state.finished(run.record)
         return run.record
@@ -74,7 +75,7 @@ def _settle(hub: Hub, record: RunRecord, report: Report) -> RunRecord:
     run.close(
         "failed",
         message=f"{record.death}; settled by a later run",
-        hint=f"run it again: iotops {record.action}",
+        hint=f"run it again: iotops {record.about.get('command', record.action)}",
     )
     hub.state.finished(run.record)
     return run.record

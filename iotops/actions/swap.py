@@ -37,7 +37,7 @@ def stop_for_swap(hub: Hub, run: Run, folder: Path, report: Report = silent) -> 
     Raises:
         RestoreError: a container of another project mounts it, or one would not stop.
     """
-    own = {one.place.container for one in hub.services if one.place.folder == folder}
+    own = {one.place.container for one in hub.services if folder.is_relative_to(one.place.folder)}
     holders = hub.stack.mounting(folder)
     users = [one for one in holders if not one.above or one.service in own]
     _stop(hub, run, folder, users, report)
@@ -126,10 +126,22 @@ def put_right(hub: Hub, run: Run, report: Report = silent) -> None:
     """
     take_back(hub, run, report)
     start_stopped(hub, run, report, but=run.record.woken)
+    for swap in run.record.swaps:
+        if Path(swap.new).name.startswith(files.TEMPORARY):  # a file that waited beside its place
+            Path(swap.new).unlink(missing_ok=True)
     if run.record.swaps:
         run.note(swaps=())
     with step(report, "clean"):
         files.remove_tree(hub.layout.tmp / run.id)
+
+
+def let_go(hub: Hub, run: Run) -> None:
+    """Remove what a settled run has exchanged files for, and its workplace; can be done again."""
+    for swap in run.record.swaps:
+        Path(swap.old).unlink(missing_ok=True)
+    files.remove_tree(hub.layout.tmp / run.id)
+    if run.record.swaps:
+        run.note(swaps=())
 
 
 def _remove_empty(folder: Path, top: Path) -> None:

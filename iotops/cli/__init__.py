@@ -17,6 +17,7 @@ from iotops import __version__, signals
 from iotops.cli import (
     backups,
     demo,
+    device,
     drill,
     env,
     export,
@@ -45,7 +46,21 @@ def iotops() -> None:
     """
 
 
-for room in (init, hub, env, backups, inside, kit, drill, upkeep, export, gitops, sync, demo):
+for room in (
+    init,
+    hub,
+    env,
+    backups,
+    inside,
+    kit,
+    drill,
+    upkeep,
+    export,
+    gitops,
+    sync,
+    device,
+    demo,
+):
     for command in room.COMMANDS:
         iotops.add_command(command)
 

@@ -51,7 +51,8 @@ class Conf:
     Attributes:
         persistence: the broker's own database is on. sqlite: the plugin of 2.1 keeps it instead.
         location: folder of the database. file: name of the broker's own.
-        password_files: of the broker and of the plugin. dynamic_security: that plugin's file.
+        password_files, acl_files: of the broker and of the plugins.
+        dynamic_security: that plugin's file.
         anonymous: a listener lets in anybody without a password.
     """
 
@@ -62,6 +63,7 @@ class Conf:
     password_files: tuple[str, ...] = ()
     dynamic_security: str = ""
     anonymous: bool = False
+    acl_files: tuple[str, ...] = ()
 
     @property
     def keeps(self) -> bool:
@@ -89,6 +91,7 @@ def configuration(path: Path, there: Callable[[str], Path | None]) -> Conf | Non
         return None
     told: dict[str, str] = {}
     passwords: list[str] = []
+    rights: list[str] = []
     plugin = dynamic = ""
     sqlite = False
     for key, value in lines:
@@ -98,6 +101,8 @@ def configuration(path: Path, there: Callable[[str], Path | None]) -> Conf | Non
             sqlite |= "persist_sqlite" in plugin
         elif key == "password_file" or (key == "plugin_opt_password_file" and value):
             passwords.append(value)
+        elif key == "acl_file" or (key == "plugin_opt_acl_file" and value):
+            rights.append(value)
         elif key in ("plugin_opt_config_file", "auth_opt_config_file"):
             if "dynamic_security" in plugin:
                 dynamic = value
@@ -113,6 +118,7 @@ def configuration(path: Path, there: Callable[[str], Path | None]) -> Conf | Non
             for key, value in lines
             if key in ("allow_anonymous", "listener_allow_anonymous")
         ),
+        acl_files=tuple(rights),
     )
 
 

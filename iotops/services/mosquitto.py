@@ -4,8 +4,8 @@ The broker is asked to write its database (SIGUSR1, sent from inside the contain
 Docker's API would mark the container as stopped by hand), the new file is awaited, copied and
 walked to its end. Where the SQLite plugin of 2.1 keeps the messages, its database is copied by the
 online backup instead. Nothing here starts a broker with `--test-config`: that empties the database
-in 2.1.2 (upstream issue 3712). Not here: making users and ACLs, and what its files look like inside
-(`clients/mosquittofolder.py`).
+in 2.1.2 (upstream issue 3712). Not here: what its files look like inside
+(`clients/mosquittofolder.py`, `mosquittousers.py`), and making users (`actions/devices.py`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iotops.clients import files, mosquittofolder, mosquittotrial
+from iotops.clients import files, mosquittofolder, mosquittotrial, mosquittousers
 from iotops.clients.composemodel import inside_here
 from iotops.clients.mosquittofolder import GENERATED, SQLITE, Conf, Users
 from iotops.clients.mosquittotrial import Tried
+from iotops.clients.mosquittousers import UserFiles
 from iotops.clients.staging import Staging
 from iotops.config import Port, Secret
 from iotops.errors import CaptureError, IotopsError, LoadError, StackError
@@ -102,6 +103,7 @@ class Mosquitto(Service):
     config_files = (
         ConfigFile("mosquitto/mosquitto.conf", OnChange.RESTART),
         ConfigFile("mosquitto/acl", OnChange.RELOAD),
+        ConfigFile("mosquitto/devices.toml", OnChange.NOTHING),  # the ACL and passwords count
     )
     Options = MosquittoOptions
     options: MosquittoOptions
@@ -150,6 +152,19 @@ class Mosquitto(Service):
         if code is None and not self.options.username:
             return Readiness(False, "the broker does not answer a login yet")
         return Readiness(True)
+
+    def lets_in(self, user: str, password: Secret) -> bool | None:
+        """Log in as somebody; None = no answer."""
+        try:
+            with _Login(self.options, user, password) as login:
+                code = login.answer()
+        except OSError:
+            return None
+        return None if code is None else code == 0
+
+    def user_files(self) -> UserFiles:
+        """Find where its users and their rights lie; see `mosquittousers.places`."""
+        return mosquittousers.places(self._conf(), self._here, self.name)
 
     def counts(self) -> Mapping[str, int]:
         """Count what the broker holds now: it is asked to save, and its own file is counted."""

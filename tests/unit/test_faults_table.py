@@ -69,6 +69,17 @@ a state file with odd values; a container that goes down after it came up;
 a looping container without data; a reader's token that InfluxDB does not know;
 the terminal goes away
 """
+DEVICES = """
+a device's name or topic that cannot be; a device's name that belongs to somebody;
+topics of two devices that overlap; faults of devices.toml;
+devices' rights edited by hand; a line of the ACL below the devices' block;
+a password file out of order; a password file with comments;
+users kept elsewhere than in one password file;
+a broker that is not well before its users change; a stopped broker whose users change;
+a broker that does not come up with its new users; a broker that refuses a new password;
+mosquitto_passwd failing; two changes of users at once; a change of users killed in the middle;
+a change of users that Git does not take; devices and passwords that drifted apart
+"""
 KIT = """
 a password mistyped from paper; a paper whose key was removed; a paper of another repository;
 a kit written to where it would spread; a kit that cannot be written;
@@ -168,6 +179,7 @@ a variable missing in .env; a variable of .env that nothing uses; an unquoted do
 a name twice in .env; a line of .env that is none; .env in Git or not ignored
 """
 GROUPS = (
+    DEVICES,
     *(BAD_INPUT, SETTINGS_AND_STACK, KIT, GUARDS, ALONG_THE_WAY, UPKEEP),
     *(PITFALLS, SYNC, ADOPT, CANDIDATE),
 )

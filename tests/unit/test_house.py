@@ -29,7 +29,7 @@ FLOORS = (
     ("iotops.services", 2),
     ("iotops.clients", 1),
     *((f"iotops.{word}", 0) for word in ("errors", "events", "model", "config", "manifest")),
-    *((f"iotops.{word}", 0) for word in ("flowdoc", "flowdiff", "signals")),
+    *((f"iotops.{word}", 0) for word in ("flowdoc", "flowdiff", "signals", "devices")),
 )
 
 DEMO = "iotops.demo"  # its judges are clients of their own

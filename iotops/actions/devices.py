@@ -1,0 +1,468 @@
+"""Give the broker's devices logins of their own, take them away, and tell which there are.
+
+`mosquitto/devices.toml` declares them; the password file and the devices' block of the ACL follow.
+The broker is stopped while they are exchanged, all three by the same renaming as in a restore: its
+undoing is armed first, and done when the broker does not come up, does not let the device in, or
+lets in anybody. Not here: what stands in the files (`devices.py`, `clients/mosquittousers.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iotops import devices
+from iotops.actions import aside, hubfiles, resume, swap
+from iotops.actions.recorded import recorded
+from iotops.actions.stack import wait_ready
+from iotops.clients import files, mosquittousers
+from iotops.clients.git import Worktree
+from iotops.clients.mosquittousers import Acl, Passwords, UserFiles
+from iotops.config import Secret
+from iotops.devices import Device
+from iotops.errors import GuardError, IotopsError, SettingsError, StackError, UsageError
+from iotops.events import Noted, Report, silent, step
+from iotops.hub import Hub
+from iotops.journal import Run, Swap
+from iotops.signals import shield
+
+if TYPE_CHECKING:
+    from iotops.services.mosquitto import Mosquitto
+
+KIND = "mosquitto"
+BRANCH = "main"
+"""Where Git keeps the hub's configuration."""
+GROUPS = 5
+"""Of five letters each: 29 characters, to be typed into a device's web page or its settings."""
+STATES = ("ok", "no password", "not declared", "by hand")
+OK, NO_PASSWORD, NOT_DECLARED, BY_HAND = STATES
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a change came to.
+
+    Attributes:
+        password: of the device, kept nowhere else; None where it was removed.
+        tested: the broker ran, and was asked. commit: its id in Git, or "".
+    """
+
+    verb: str
+    device: str
+    prefix: str
+    commands: str
+    password: Secret | None
+    tested: bool
+    commit: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One user of the broker; `state` is one of `STATES`."""
+
+    name: str
+    prefix: str
+    commands: str
+    state: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The users of the broker.
+
+    Attributes:
+        rights: whether the devices' rights are as declared: "ok", "stale" or "edited".
+    """
+
+    devices: tuple[Row, ...]
+    rights: str
+
+    @property
+    def drifted(self) -> bool:
+        """Whether declaration, passwords and rights differ."""
+        return self.rights != OK or any(one.state not in (OK, BY_HAND) for one in self.devices)
+
+
+@dataclass(frozen=True)
+class Present:
+    """Everything that a change is decided by.
+
+    Attributes:
+        own: the broker's user that iotops itself logs in as. text: of `devices.toml`, or "".
+    """
+
+    own: str
+    text: str
+    declared: Mapping[str, Device]
+    passwords: Passwords
+    acl: Acl
+
+    @property
+    def by_hand(self) -> frozenset[str]:
+        """Users that belong to the hub or to its owner, and are not touched."""
+        return self.acl.users | {self.own}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a change makes of it; `fresh`: the device gets a new password."""
+
+    device: Device
+    text: str
+    acl: str
+    fresh: bool
+
+
+# -- deciding: pure --------------------------------------------------------------------------------
+
+
+def refuse_claimed(now: Present) -> None:
+    """Refuse a declaration, made by hand, of somebody who is no device.
+
+    Raises:
+        SettingsError: with every such name.
+    """
+    claimed = sorted(now.by_hand & now.declared.keys())
+    if claimed:
+        faults = [
+            f"devices.{name}: is the hub's own user, or has rights by hand in the ACL file"
+            for name in claimed
+        ]
+        raise SettingsError(
+            f"{devices.FILE}: " + "; ".join(faults),
+            faults=faults,
+            hint="take it out of the one file or the other",
+        )
+
+
+def plan_add(now: Present, new: Device) -> Wanted:
+    """Decide how a device is added.
+
+    Raises:
+        GuardError: its name belongs to somebody. UsageError: its topics are another device's.
+    """
+    if new.name == now.own:
+        raise GuardError(f"{new.name} is the hub's own user", hint="choose another name")
+    if new.name in now.declared:
+        raise GuardError(
+            f"there is a device {new.name} already",
+            hint=f"a new password for it: iotops device rotate {new.name}",
+        )
+    if new.name in now.by_hand:
+        raise GuardError(
+            f"{new.name} is a user with rights of its own in the ACL file",
+            hint="choose another name, or remove that user there first",
+        )
+    if new.name in now.passwords.names:
+        raise GuardError(
+            f"{new.name} has a password already, and is no declared device",
+            hint=f"if nobody needs it: iotops device remove {new.name}",
+        )
+    for fault in devices.overlaps([*now.declared.values(), new]):
+        raise UsageError(fault, hint="choose other topics: --prefix, --commands")
+    text = devices.added(now.text, new)
+    return Wanted(new, text, now.acl.with_devices([*now.declared.values(), new]), fresh=True)
+
+
+def plan_rotate(now: Present, name: str) -> Wanted:
+    """Decide how a device gets another password; its rights become those declared.
+
+    Raises:
+        GuardError: it is not declared.
+    """
+    one = now.declared.get(name)
+    if one is None:
+        raise GuardError(f"there is no declared device {name}", hint="iotops device list")
+    return Wanted(one, now.text, now.acl.with_devices(now.declared.values()), fresh=True)
+
+
+def plan_remove(now: Present, name: str) -> Wanted:
+    """Decide how a device is removed; also one that only has a password, or only a declaration.
+
+    Raises:
+        GuardError: there is none, or it is no device.
+    """
+    if name not in now.declared and name in now.by_hand:
+        raise GuardError(
+            f"{name} is the hub's own user, or one with rights by hand, and no device",
+            hint="iotops device list",
+        )
+    if name not in now.declared and name not in now.passwords.names:
+        raise GuardError(f"there is no device {name}", hint="iotops device list")
+    rest = [one for one in now.declared.values() if one.name != name]
+    text = devices.without(now.text, name) if name in now.declared else now.text
+    gone = now.declared.get(name, Device(name, "", ""))
+    return Wanted(gone, text, now.acl.with_devices(rest), fresh=False)
+
+
+def plan_listing(now: Present) -> Listing:
+    """Compare declaration, passwords and rights."""
+    there = now.passwords.names
+    rows = [
+        Row(one.name, one.prefix, one.commands, OK if one.name in there else NO_PASSWORD)
+        for one in now.declared.values()
+    ]
+    rows += [
+        Row(name, "", "", BY_HAND if name in now.by_hand else NOT_DECLARED)
+        for name in there
+        if name not in now.declared
+    ]
+    rights = mosquittousers.rights(now.declared.values())
+    state = "edited" if now.acl.edited else OK if rights == (now.acl.block or "") else "stale"
+    return Listing(tuple(sorted(rows, key=lambda one: one.name)), state)
+
+
+# -- doing -----------------------------------------------------------------------------------------
+
+
+def add(
+    hub: Hub, name: str, prefix: str = "", commands: str = "", report: Report = silent
+) -> Changed:
+    """Give a new device a login and rights to its own topics.
+
+    Raises:
+        UsageError, GuardError, Conflict: it is refused. StackError: the broker did not take it; all
+            is as it was.
+    """
+    new = devices.device(name, prefix, commands)
+    return _change(hub, "add", name, lambda now: plan_add(now, new), report)
+
+
+def rotate(hub: Hub, name: str, report: Report = silent) -> Changed:
+    """Give a device another password; see `add`."""
+    return _change(hub, "rotate", name, lambda now: plan_rotate(now, name), report)
+
+
+def remove(hub: Hub, name: str, report: Report = silent) -> Changed:
+    """Take a device's login and rights away; what it has published stays. See `add`."""
+    return _change(hub, "remove", name, lambda now: plan_remove(now, name), report)
+
+
+def listing(hub: Hub) -> Listing:
+    """List the broker's users, and where declaration, passwords and rights differ."""
+    hub.guard()
+    broker = _broker(hub)
+    return plan_listing(_present(hub, broker, broker.user_files()))
+
+
+def _change(
+    hub: Hub, verb: str, name: str, plan: Callable[[Present], Wanted], report: Report
+) -> Changed:
+    hub.stack.require()
+    hub.guard()
+    with hub.locked(f"device {verb}"):
+        resume.settle(hub, report)
+        broker = _broker(hub)
+        places = broker.user_files()
+        now = _present(hub, broker, places)
+        wanted = plan(now)
+        now.acl.refuse_edited(places.acl, now.declared)
+        runs = _runs(hub, broker)
+
+        def put_right(run: Run) -> None:
+            if aside.is_settled(run):
+                return  # the old files may be gone already: half of them must not come back
+            swap.put_right(hub, run, report)
+            if runs:
+                wait_ready(hub, [broker], report=report)
+
+        command = f"device {verb} {name}"
+        with recorded(hub, "device", report, put_right=put_right, command=command) as run:
+            change = _Change(hub, broker, places, run, report)
+            password = change.exchange(now, wanted)
+            if runs:
+                change.prove(wanted, password)
+            else:
+                text = "the broker does not run and stays so: the login was not tested"
+                report(Noted("warning", text, broker.name))
+            with shield():  # from here on it is done: `resume` goes on, and does not go back
+                run.note(stopped=(), about={**run.record.about, aside.SETTLED: "yes"})
+                swap.let_go(hub, run)
+                commit = _commit(hub, places, f"{_WORDS[verb]} {name}", report)
+    one = wanted.device
+    return Changed(verb, name, one.prefix, one.commands, password, runs, commit)
+
+
+_WORDS = {
+    "add": "Give a login to the device",
+    "rotate": "Set the rights of the device",
+    "remove": "Take the login of the device",
+}
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One run that exchanges the files of a broker's users."""
+
+    hub: Hub
+    broker: Mosquitto
+    places: UserFiles
+    run: Run
+    report: Report
+
+    def exchange(self, now: Present, wanted: Wanted) -> Secret | None:
+        """Make the new files and put them in place of the old ones; give the new password."""
+        password: Secret | None = None
+        with step(self.report, "password", self.broker.name):
+            made = self._workplace()
+            lines = now.passwords.without(wanted.device.name)
+            if wanted.fresh:
+                password = Secret(hubfiles.readable_password(GROUPS))
+                lines = now.passwords.with_line(self._line(made, wanted.device.name, password))
+            waiting = made / "passwd"
+            files.write(waiting, lines.content(), mode=0o600, owner=self._owner)
+            texts = self._texts(now, wanted)
+        paths = (self.places.passwords, *(Path(one.live) for one in texts))
+        for path in paths:
+            swap.stop_for_swap(self.hub, self.run, path, self.report)
+        passwords = self._swap(self.places.passwords, made / "old", waiting)
+        for one in (passwords, *texts):
+            with step(self.report, "swap", self.broker.name):
+                swap.swap_in(self.run, one)
+        return password
+
+    def prove(self, wanted: Wanted, password: Secret | None) -> None:
+        """Start what was stopped, and ask the broker as everybody would.
+
+        Raises:
+            StackError: it does not come up, lets in anybody, or not the device.
+        """
+        self.run.note(step="start")
+        swap.start_stopped(self.hub, self.run, self.report, keep=True)
+        wait_ready(self.hub, [self.broker], report=self.report)
+        if password is None:
+            return
+        with step(self.report, "login", self.broker.name):
+            if not self.broker.lets_in(wanted.device.name, password):
+                raise StackError(
+                    f"{self.broker.name} refuses {wanted.device.name} with its new password",
+                    hint=f"look at it: iotops logs {self.broker.name}",
+                )
+
+    @property
+    def _owner(self) -> tuple[int, int]:
+        """Whoever owned the password file; the broker where that was root."""
+        state = self.places.passwords.stat()
+        return (state.st_uid, state.st_gid) if state.st_uid else self.broker.owner
+
+    def _workplace(self) -> Path:
+        folder = self.hub.layout.tmp / self.run.id
+        folder.mkdir(mode=0o700, parents=True)
+        return folder
+
+    def _line(self, folder: Path, user: str, password: Secret) -> bytes:
+        seen = folder / "seen"
+        seen.mkdir(mode=0o700)
+        os.chown(seen, *self._owner)
+        container = self.broker.place.container
+        return mosquittousers.new_line(self.hub.stack, container, seen, self._owner, user, password)
+
+    def _texts(self, now: Present, wanted: Wanted) -> tuple[Swap, ...]:
+        """Write the new texts beside the old ones, their removal armed; only those that differ."""
+        declaration = self.hub.folder / devices.FILE
+        found: list[Swap] = []
+        for path, before, after in (
+            (self.places.acl, None, wanted.acl),
+            (declaration, now.text, wanted.text),
+        ):
+            data = after.encode("utf-8", "surrogateescape")
+            there = path.is_file()
+            if (before is None and data == path.read_bytes()) or before == after:
+                continue
+            one = self._swap(path, files.beside(path), files.beside(path), there=there)
+            self.run.swapping(one)
+            owner, mode = self.hub.owner, 0o644
+            if there:
+                state = path.stat()
+                owner, mode = (state.st_uid, state.st_gid), state.st_mode & 0o777
+            files.write(Path(one.new), data, mode=mode, owner=owner)
+            found.append(one)
+        return tuple(found)
+
+    def _swap(self, live: Path, old: Path, new: Path, *, there: bool = True) -> Swap:
+        return Swap(self.broker.name, str(live), str(old), str(new), had_old=there)
+
+
+def _broker(hub: Hub) -> Mosquitto:
+    from iotops.services.mosquitto import Mosquitto
+
+    found = [one for one in hub.of_kind(KIND) if isinstance(one, Mosquitto)]
+    if len(found) != 1:
+        raise UsageError(
+            f"the devices of one broker are declared, and this hub has {len(found)}",
+            hint="look at the services of the kind mosquitto in iotops.toml",
+        )
+    return found[0]
+
+
+def _present(hub: Hub, broker: Mosquitto, places: UserFiles) -> Present:
+    """Read everything, before anything is disturbed."""
+    declaration = hub.folder / devices.FILE
+    if declaration.is_symlink():
+        raise GuardError(f"{declaration} is a link", hint="put the file itself there")
+    text = _text(declaration) if declaration.exists() else ""
+    with files.open_plain(places.passwords) as descriptor:
+        lines = mosquittousers.passwords(os.read(descriptor, 4 << 20))
+    rights = mosquittousers.acl(_text(places.acl), places.acl)
+    now = Present(broker.options.username, text, devices.parse(text), lines, rights)
+    refuse_claimed(now)
+    return now
+
+
+def _text(path: Path) -> str:
+    return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def _runs(hub: Hub, broker: Mosquitto) -> bool:
+    """Tell whether the broker runs; one that runs must be well, for its logins prove the change.
+
+    Raises:
+        GuardError: it is not.
+    """
+    container = hub.stack.containers().get(broker.place.container)
+    if container is None or container.state in ("created", "exited", "dead"):
+        return False
+    reason = container.state
+    if reason == "running":
+        answer = broker.ready()
+        if answer.ok:
+            return True
+        reason = answer.reason
+    raise GuardError(
+        f"{broker.name} is not well, so nothing was changed: {reason}",
+        hint=f"mend that first: iotops up {broker.name}; or stop it",
+    )
+
+
+def _commit(hub: Hub, places: UserFiles, message: str, report: Report) -> str:
+    """Commit the two texts, so that Git says what the hub is; give the commit, or "".
+
+    It has happened already: where Git refuses, that is told and nothing is taken back.
+    """
+    chosen = [devices.FILE]
+    acl, top = places.acl.resolve(), hub.folder.resolve()
+    if acl.is_relative_to(top):
+        chosen.append(acl.relative_to(top).as_posix())
+    try:
+        tree = Worktree(hub.folder, owner=hub.owner)
+        if not tree.exists():
+            return ""
+        with step(report, "commit"), hub.flows_locked("device"):
+            if (branch := tree.branch()) != BRANCH:
+                text = f"not committed: the hub folder has {branch or 'no branch'} checked out"
+                report(Noted("warning", text))
+                return ""
+            before = tree.head()
+            commit = tree.commit_all(message, chosen) or ""
+            synced = hub.state.read().sync
+            if commit and synced.get("commit") == before:
+                # The broker has it already: config-sync has nothing to tell anybody.
+                hub.state.update(sync={**synced, "commit": commit})
+            return commit
+    except IotopsError as error:
+        text = f"not committed: {error.message}; by hand: git commit {' '.join(chosen)}"
+        report(Noted("warning", text))
+        return ""
