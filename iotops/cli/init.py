@@ -26,7 +26,10 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.command(epilog=exits(*USUAL, Exit.PARTIAL, *REPOSITORY, Exit.INTERRUPTED))
 @click.argument("folder", required=False, type=FOLDER)
 @click.option("--name", default="iot-hub", show_default=True, help="The hub's name.")
-@click.option("--owner", help="The user that the hub folder belongs to; default: who calls sudo.")
+@click.option(
+    "--owner",
+    help="The user that the hub folder belongs to; default: who calls sudo; --adopt: its owner.",
+)
 @click.option(
     "--data-root",
     type=FOLDER,
@@ -135,10 +138,15 @@ def init(
         new_card(out, from_repository, folder, named, snapshot, *secrets, state)
         return None
     if adopt:
-        if repository is not None or copy is not None or claim_disk:
+        if repository is not None or copy is not None or claim_disk or password_file is not None:
             raise UsageError(
                 "--adopt makes no repository and takes no empty disk",
                 hint="first iotops init --adopt, then: iotops init --repository URL",
+            )
+        if ports or project is not None or override is not None:
+            raise UsageError(
+                "--adopt takes ports, project and files as the Compose file has them",
+                hint="leave --port, --project and --override out",
             )
         wanted = Adopting(named, owner, data_root, data_kind, state, run_folder)
         where = folder or hub_folder or Path()

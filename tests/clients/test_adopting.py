@@ -278,6 +278,7 @@ def test_adopting_and_claiming_in_one(project: Project) -> None:
     [
         ("--adopt", "--repository", "/b"),
         ("--adopt", "--claim-disk"),
+        ("--adopt", "--port", "mosquitto=1884"),
         ("--dry-run",),
         ("--claim-data", "."),
     ],
