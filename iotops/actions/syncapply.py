@@ -20,6 +20,7 @@ from iotops.actions.recorded import recorded
 from iotops.actions.syncback import Back, Task
 from iotops.actions.syncplan import UP, WRITTEN, ChangeKind, File, SyncPlan
 from iotops.clients import files
+from iotops.clients.compose import ComposeStack
 from iotops.clients.gitremote import Upstream
 from iotops.errors import (
     Conflict,
@@ -171,6 +172,8 @@ def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:
                 continue
             place.write_bytes(file.data)
             place.chmod(0o755 if file.executable else 0o644)
+        tracked = {*syncfacts.content(tree, decided.head)}
+        fetch_images(hub, decided, Path(base), tracked, report)
         with step(report, "examine"):
             found = examine(hub, Path(base), report)
     for one in found:
@@ -181,6 +184,32 @@ def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:
         text = f"the commit {decided.target[:8]} is refused, nothing was touched:"
         text += f" {bad[0].subject}: {bad[0].message}{more}"
         raise GuardError(text, hint=bad[0].hint or "commit what mends it, then: iotops sync apply")
+
+
+def fetch_images(
+    hub: Hub, decided: SyncPlan, tree: Path, tracked: set[str], report: Report = silent
+) -> None:
+    """Fetch the images that are not here yet: what is not here cannot be tried out, and a service
+    shall not stand still while its new image comes over a slow line.
+
+    Args:
+        tree: a folder with the target's files. tracked: paths that Git knows here now.
+
+    Raises:
+        StackError: one cannot be had; nothing was touched.
+    """
+    made = [name for name, need in decided.services.items() if need is OnChange.RECREATE]
+    if not made:
+        return
+    wanted = {path.relative_to(tree).as_posix(): File(b"") for path in tree.rglob("*")}
+    names = syncfacts.compose_names(hub, wanted, tracked)
+    paths = [(tree if name in wanted else hub.folder) / name for name in names]
+    stack = ComposeStack(hub.folder, files=paths)
+    declared = stack.model().services
+    images = {declared[name].image for name in made if not declared[name].built}
+    for image in sorted(images - {"", *stack.image_ids(sorted(images))}):
+        with step(report, "pull", image):
+            stack.pull(image)
 
 
 def _snapshot(hub: Hub, decided: SyncPlan, report: Report) -> str:

@@ -161,8 +161,7 @@ def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
         IotopsError: not everything could be; it can be tried again.
     """
     task = Task.of(run.record.about)
-    if run.record.swaps or run.record.stopped:  # a return that died while it put data back
-        swap.put_right(hub, run, report)
+    swap.put_right(hub, run, report)  # a return may have died while it put data back
     if task.phase != CHANGING:
         with step(report, "write-back"):
             _write_back(hub, task, report)

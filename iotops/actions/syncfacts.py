@@ -212,7 +212,7 @@ def _project(
     hub: Hub, wanted: Mapping[str, File], tracked: set[str], present: Mapping[str, File]
 ) -> Iterator[ComposeStack | None]:
     """Give the target's Compose project as it will be in the hub folder; None = it is there."""
-    names = _compose_names(hub, wanted, tracked)
+    names = compose_names(hub, wanted, tracked)
     if all(wanted.get(name) == present.get(name) for name in names if name in wanted) and not any(
         name in tracked and name not in wanted for name in present if name in BASES + OVERRIDES
     ):
@@ -230,8 +230,12 @@ def _project(
         yield ComposeStack(hub.folder, files=paths)
 
 
-def _compose_names(hub: Hub, wanted: Mapping[str, File], tracked: set[str]) -> list[str]:
-    """Name the project's files as they will be: Git's, and those that only this machine has."""
+def compose_names(hub: Hub, wanted: Mapping[str, File], tracked: set[str]) -> list[str]:
+    """Name the project's files as they will be: Git's, and those that only this machine has.
+
+    Args:
+        wanted: the target's files. tracked: paths that Git knows here now.
+    """
     chosen = hub.env.get("COMPOSE_FILE")
     if chosen is not None:
         return chosen.reveal().split(os.pathsep)

@@ -36,6 +36,7 @@ from iotops.clients.composemodel import (
     decode,
     image,
     number,
+    reason,
     rows,
     table,
     volume,
@@ -354,6 +355,18 @@ class ComposeStack:
             said = client.inspect_distribution(image)  # type: ignore[no-untyped-call]
             found = rows(table(said).get("Platforms"))
             return tuple(f"{word(one.get('os'))}/{word(one.get('architecture'))}" for one in found)
+
+    def pull(self, image: str) -> None:
+        """Fetch an image; what runs goes on.
+
+        Raises:
+            StackError: the registry does not answer, or has no such image.
+        """
+        doing = f"fetching the image {image}"
+        ended = dockerprogram.run("pull", "--quiet", image, doing=doing, limit=PULL_LIMIT)
+        if ended.code != 0:
+            dockerprogram.refuse_silence(ended, doing)
+            raise StackError(f"{doing}: {reason(ended.err)}")
 
     # ---- life cycle ------------------------------------------------------------------------
 

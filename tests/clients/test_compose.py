@@ -846,3 +846,46 @@ def test_folders_of_the_host_in_other_places(scratch: Scratch, tmp_path: Path) -
     stack = ComposeStack(scratch.folder, moved={scratch.folder: tmp_path / "there"})
     sources = [one.source for one in stack.model().services["a"].mounts]
     assert sources == [tmp_path / "there" / "conf", tmp_path / "else"]
+
+
+# ---- what a container was made of --------------------------------------------------------------
+
+
+def test_a_container_against_its_declaration(scratch: Scratch) -> None:
+    port = free_port()
+    scratch.write(
+        sleeper("plain")
+        + f'    ports: ["127.0.0.1:{port}:80"]\n    environment: {{WORD: said}}\n'
+        + sleeper("filed")
+        + "    env_file: [more.env]\n"
+        + sleeper("after")
+        + "    depends_on: [plain]\n"
+    )
+    (scratch.folder / "more.env").write_text("MORE=1\n")
+    stack = scratch.stack()
+    stack.create()
+    declared, there = stack.hashes(), stack.containers()
+    assert declared["plain"] == there["plain"].config_hash
+    assert declared["after"] == there["after"].config_hash
+    assert declared["filed"] != "" != there["filed"].config_hash  # not the same in every version
+    assert there["plain"].ports == (Port("127.0.0.1", port, 80, "tcp"),)
+    assert there["plain"].environment["WORD"] == "said"
+    assert "WORD" not in there["plain"].inherited
+    image = stack.image_ids([scratch.image, "iotops-lab/none:1"])
+    assert image == {scratch.image: there["plain"].image_id}
+
+    file = scratch.folder / "docker-compose.yaml"
+    text = file.read_text().replace("WORD: said", "WORD: other")
+    candidate = scratch.folder / "candidate.yaml"
+    candidate.write_text(text)
+    apart = ComposeStack(scratch.folder, files=[candidate]).hashes()
+    assert apart["plain"] != declared["plain"] and apart["after"] == declared["after"]
+
+    file.write_text(text)
+    changed = scratch.stack()
+    assert changed.hashes() == apart
+    changed.stop(["plain"], grace=0)
+    changed.prepare(["plain"])
+    made = changed.containers()
+    assert made["plain"].state == "created" and made["plain"].config_hash == apart["plain"]
+    assert made["after"].id == there["after"].id and made["after"].state == "running"

@@ -240,12 +240,13 @@ def test_a_version_that_rewrites_its_data_and_fails_later(hub: SyncHub) -> None:
     assert aside.read_text() == "rewritten\n"
 
 
-@pytest.mark.parametrize("where", ["write", "recreate", "watch"])
-def test_killed_in_between_it_is_returned(hub: SyncHub, where: str) -> None:
+@pytest.mark.parametrize(("where", "service"), [("write", ""), ("swap", "cold")])
+def test_killed_in_between_it_is_returned(hub: SyncHub, where: str, service: str) -> None:
+    """The second time while it returns by itself, and puts data back."""
     before = hub.looks()
     hub.declare(REWRITES)
     held = Held(hub.hub, "sync", "apply", "--yes")
-    assert held.until(Step("sync", where, "", 1))
+    assert held.until(Step("sync", where, service, 1))
     held.signal(signal.SIGKILL)
     held.end()
     up = hub.hub.iotops("up")
@@ -287,3 +288,32 @@ def test_a_snapshot_that_lacks_the_service(hub: SyncHub) -> None:
     assert "the snapshot before the change lacks cold" in done.err
     assert "--without-backup" in done.err
     assert hub.looks() == before and hub.hub.container("cold") == container
+
+
+def test_in_local_mode_a_crash_loop_is_returned_from(shared: SyncHub) -> None:
+    """Without a remote the commits of the hub folder count; nobody's commit is taken back."""
+    hub = shared
+    toml = hub.folder / "iotops.toml"
+    lines = [line for line in toml.read_text().splitlines() if not line.startswith("remote")]
+    toml.write_text("\n".join(lines) + "\n")
+    git(hub.folder, "commit", "-qam", "Follow nobody")
+    done = hub.apply()
+    assert done.code == 0, done.err + done.out
+    compose = hub.folder / "docker-compose.yaml"
+    good, cold, running = compose.read_text(), hub.looks()["data"], hub.hub.running()
+    start, rest = good.index("  cold:"), good.index("    init: true")
+    body = CRASHES.format(image=hub.image).replace("  cold:\n", "  cold: &cold\n")
+    compose.write_text(good[:start] + body + good[rest:])
+    git(hub.folder, "commit", "-qam", "Crash")
+    bad = hub.head()
+    done = hub.apply()
+    assert done.code == 1 and f"{bad[:8]} was returned from" in done.err
+    assert compose.read_text() == good and hub.head() == bad
+    assert hub.looks()["data"] == cold and hub.hub.running() == running
+    again = hub.hub.iotops("sync", "plan", "--exit-code", "--json")
+    assert again.code == 4 and not again.result()["findings"]  # no local edit
+    assert hub.hub.iotops("sync", "apply", "--auto").code == 4
+    git(hub.folder, "commit", "-qam", "Mend it")
+    done = hub.apply()
+    assert done.code == 0, done.err + done.out
+    assert hub.hub.iotops("sync", "plan", "--exit-code").code == 0
