@@ -103,6 +103,8 @@ class Mosquitto(Service):
     config_files = (
         ConfigFile("mosquitto/mosquitto.conf", OnChange.RESTART),
         ConfigFile("mosquitto/acl", OnChange.RELOAD),
+        # What `iotops device` declares; the broker never reads it.
+        ConfigFile("mosquitto/devices.toml", OnChange.NOTHING),
         ConfigFile("mosquitto/devices.toml", OnChange.NOTHING),  # the ACL and passwords count
     )
     Options = MosquittoOptions

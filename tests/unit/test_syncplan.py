@@ -22,15 +22,13 @@ from iotops.actions.syncplan import (
     plan,
 )
 from iotops.clients.composemodel import Container, Mount, Port, ServiceModel
-from iotops.model import ConfigFile, Finding, OnChange, Severity
+from iotops.model import Finding, Severity
+from iotops.services.mosquitto import Mosquitto
 
 pytestmark = pytest.mark.unit
 
 CASES = sorted((Path(__file__).parent / "syncplans").glob("*.toml"))
-CONFIG = (
-    ConfigFile("mosquitto/mosquitto.conf", OnChange.RESTART),
-    ConfigFile("mosquitto/acl", OnChange.RELOAD),
-)
+CONFIG = Mosquitto.config_files
 
 
 def table(case: dict[str, object], name: str) -> dict[str, object]:
