@@ -295,7 +295,7 @@ def _same(one: Port, other: Port) -> bool:
 
 def _folders(view: View, hub: Hub) -> Iterator[Finding]:
     for name, model in sorted(hub.model.services.items()):
-        for mount in model.mounts:
+        for mount in (*model.mounts, *model.given):
             if mount.kind == "bind" and mount.source is not None:
                 yield from _folder(view, name, mount, mount.source)
 

@@ -1,9 +1,9 @@
 """A candidate configuration as if it were the hub folder, in a folder of its own.
 
-Links lead to the candidate's files and to what only this machine has: `.env`, the override file.
-Where files of this machine lie among the candidate's (a password file beside `mosquitto.conf`), the
-folder is copied and they are put into it, because a container that has it mounted could not follow
-a link. Not here: any judgement (`candidate.py`).
+It holds copies of the candidate's files, with owners and modes as they will be, and among them
+what lies there on this machine and not in Git (a password file beside `mosquitto.conf`): a
+container that has a folder mounted could not follow a link. Links lead to what else only this
+machine has: `.env`, the override file. Not here: any judgement (`candidate.py`).
 """
 
 from __future__ import annotations
@@ -94,28 +94,42 @@ def _fill(folder: Path, hub: Hub, tree: Path) -> None:
     known: frozenset[str] = frozenset()
     if repository.exists() and repository.head() is not None:
         known = frozenset(repository.files())
-    tops = {path.partition("/")[0] for path in known}
-    for path in sorted(tree.iterdir()):
-        if path.name == ".env":  # this machine's own counts
-            continue
-        mine = [*_local(here, path.name, known, hub.root)] if path.is_dir() else []
-        if not mine:
-            (folder / path.name).symlink_to(path)
-            continue
-        shutil.copytree(path, folder / path.name, symlinks=True)
-        for relative in mine:
+    owner = hub.owner
+    for path in sorted(tree.rglob("*")):
+        relative = path.relative_to(tree)
+        if relative.parts[0] not in (".env", ".git"):  # this machine's own .env counts
+            _copy(path, folder / relative, here / relative, owner)
+    for path in sorted(one for one in folder.iterdir() if one.is_dir()):
+        for relative in _local(here, path.name, known, hub.root):
             target = folder / relative
             if not os.path.lexists(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 files.copy_plain(here / relative, target)
+    gone = {path.partition("/")[0] for path in known} | {".git"}  # or it is there already
     for path in sorted(here.iterdir()):
-        # What is under Git and not in the candidate is meant to go.
-        if (
-            path.name != ".git"
-            and path.name not in tops
-            and not os.path.lexists(folder / path.name)
-        ):
+        if path.name not in gone and not os.path.lexists(folder / path.name):
             (folder / path.name).symlink_to(path)
+
+
+def _copy(source: Path, target: Path, live: Path, owner: tuple[int, int]) -> None:
+    """Copy one file, folder or link, as it will be: with the live one's owner and mode."""
+    if source.is_symlink():
+        target.symlink_to(source.readlink())
+        return
+    if source.is_dir():
+        target.mkdir()
+        mode = 0o755
+    elif files.is_regular(source):
+        shutil.copyfile(source, target)
+        mode = 0o755 if source.stat().st_mode & 0o100 else 0o644
+    else:
+        return
+    if not live.is_symlink() and live.exists() and live.is_dir() == source.is_dir():
+        state = live.stat()
+        mode, owner = state.st_mode & 0o7777, (state.st_uid, state.st_gid)
+    if os.geteuid() == 0:
+        os.chown(target, *owner)
+    target.chmod(mode)
 
 
 def _local(here: Path, name: str, known: frozenset[str], root: Path) -> Iterator[Path]:

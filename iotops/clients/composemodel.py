@@ -76,6 +76,7 @@ class ServiceModel:
         network_mode: for example "host"; empty = networks of its own.
         profiles: it is part of the project only while one of them is active; none = always.
         build: the folder that its image is built from on this machine, if it is.
+        given: the files that it gets by `secrets` and `configs`.
     """
 
     name: str
@@ -92,6 +93,7 @@ class ServiceModel:
     network_mode: str = ""
     profiles: tuple[str, ...] = ()
     build: Path | None = None
+    given: tuple[Mount, ...] = ()
 
     def __repr__(self) -> str:
         """Name it without its environment, which holds secrets."""
@@ -276,7 +278,7 @@ def model(document: object) -> Model:
         raise StackError("reading the Compose project: it declares no services")
     volumes = table(top, "volumes")
     services = {
-        name: _service(name, table(value), volumes)
+        name: replace(_service(name, table(value), volumes), given=(*_given(table(value), top),))
         for name, value in table(top, "services").items()
     }
     networks = {
@@ -291,11 +293,22 @@ def model(document: object) -> Model:
     return Model(word(top.get("name")), services, networks, tuple(read))
 
 
+def _given(value: Mapping[str, object], top: Mapping[str, object]) -> Iterator[Mount]:
+    """Yield what a service gets by `secrets` and `configs`, where they are files (compose-spec)."""
+    for part, folder in (("secrets", "/run/secrets"), ("configs", "/")):
+        for item in rows(value.get(part)):
+            name = word(item.get("source"))
+            path = word(table(top, part, name).get("file"))
+            target = PurePosixPath(folder) / (word(item.get("target")) or name)
+            if path:
+                yield Mount(Path(path), str(target), "bind", True, False)
+
+
 def inside_here(declared: ServiceModel, inside: str) -> Path | None:
     """Give the place on this machine of a path in a service's container; None = not mounted."""
     wanted = PurePosixPath(inside)
     found: tuple[int, Path] | None = None
-    for mount in declared.mounts:
+    for mount in (*declared.mounts, *declared.given):
         target = PurePosixPath(mount.target)
         if mount.source is None or not wanted.is_relative_to(target):
             continue
@@ -320,7 +333,11 @@ def elsewhere(found: Model, moved: Mapping[Path, Path]) -> Model:
         return mount
 
     services = {
-        name: replace(one, mounts=tuple(place(mount) for mount in one.mounts))
+        name: replace(
+            one,
+            mounts=tuple(place(mount) for mount in one.mounts),
+            given=tuple(place(mount) for mount in one.given),
+        )
         for name, one in found.services.items()
     }
     return replace(found, services=services)

@@ -192,7 +192,7 @@ def _mounts(
     """Choose what the container gets: folders of its own to write, and files to read."""
     mounts: list[tuple[Path, str]] = []
     shown: list[tuple[Path, str]] = []
-    for number, mount in enumerate(model.mounts):
+    for number, mount in enumerate((*model.mounts, *model.given)):
         source = mount.source
         if source is not None and (source.is_relative_to(fixed) or source.is_file()):
             if source.exists():

@@ -121,7 +121,7 @@ def trial(stack: Stack, model: ServiceModel) -> Loaded:
 
 def _shown(model: ServiceModel) -> Iterator[tuple[Path, str]]:
     """Yield what the container gets of this machine: no sockets, no devices."""
-    for mount in model.mounts:
+    for mount in (*model.mounts, *model.given):
         source = mount.source.resolve() if mount.source is not None else None
         if source is not None and (source.is_dir() or source.is_file()):
             yield source, mount.target

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ from iotops.actions import candidate
 from iotops.hub import Hub
 from iotops.model import Finding, Severity
 from tests.conftest import need
+from tests.support import nodered
 from tests.support.hubs import HubUnderTest, docker, made_hub
 
 pytestmark = pytest.mark.e2e
@@ -130,10 +132,20 @@ def error(found: dict[str, Finding], code: str, *words: str) -> None:
 
 def test_the_hubs_own_files_are_good(hub: CandidateHub) -> None:
     assert hub.examined() == {}
+    # Written and looked at by a unit with a strict umask: the modes of the hub folder count.
+    for path in (hub.tree, *hub.tree.rglob("*")):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+    usual = os.umask(0o077)
+    try:
+        assert hub.examined() == {}
+    finally:
+        os.umask(usual)
 
 
 def test_a_fault_in_every_services_files(hub: CandidateHub) -> None:
     hub.change("mosquitto/mosquitto.conf", "listener 1883", "listener 1883\nhunter2 x")
+    # Where the Compose file names the hub folder itself, the candidate's files count all the same.
+    hub.change("docker-compose.yaml", "source: ./mosquitto,", f"source: {hub.folder}/mosquitto,")
     hub.change("nodered/settings.js", "uiPort: 1880,", 'uiPort: 1880, x: "abc"hunter2",')
     hub.change("grafana/provisioning/datasources/influxdb.yaml", "uid: influxdb", "uid: [hunter2")
     found = hub.examined()
@@ -146,18 +158,20 @@ def test_a_fault_in_every_services_files(hub: CandidateHub) -> None:
 
 def test_files_that_are_well_written_and_wrong(hub: CandidateHub) -> None:
     hub.change("mosquitto/mosquitto.conf", "allow_anonymous false", "allow_anonymous true")
-    sealed = '{"$": "00112233445566778899aabbccddeeffZ2FyYmFnZQ=="}'
-    credentials = hub.root / "nodered" / "flows_cred.json"
-    credentials.write_text(sealed)
-    (hub.root / "nodered" / "flows.json").write_text("[]")
+    data = hub.root / "nodered"
+    sealed = nodered.sealed({"n1": {"password": "x"}}, hub.env_value("NODERED_CREDENTIAL_SECRET"))
+    (data / "flows_cred.json").write_text(json.dumps({"$": sealed}))
+    (data / "flows.json").write_text("[]")
     try:
         found = hub.examined()
+        error(found, "mosquitto.open", "without a password")
+        assert found == {}  # what opens the credentials is good
+        hub.change("nodered/settings.js", 'needed("NODERED_CREDENTIAL_SECRET")', '"another one"')
+        found = hub.examined()
     finally:
-        credentials.unlink()
-        (hub.root / "nodered" / "flows.json").unlink()
-    error(found, "mosquitto.open", "without a password")
+        (data / "flows_cred.json").unlink()
+        (data / "flows.json").unlink()
     error(found, "nodered.key", "next deploy would erase them")
-    assert found == {}
 
 
 def test_what_a_trial_must_not_leave_out(hub: CandidateHub) -> None:
@@ -251,6 +265,9 @@ def test_a_secret_among_the_files(hub: CandidateHub) -> None:
     assert found == {}  # this machine's own .env counts
 
 
+TOP_SECRET = "secrets: {users: {file: ./mosquitto/passwd}}\nservices:\n"
+
+
 def test_users_beside_the_configuration(hub: CandidateHub) -> None:
     """A password file that is not in Git lies among the candidate's files for the trial."""
     own = hub.folder / "mosquitto" / "passwd"
@@ -259,6 +276,11 @@ def test_users_beside_the_configuration(hub: CandidateHub) -> None:
     own.chmod(0o600)
     hub.change("mosquitto/mosquitto.conf", "/mosquitto/secrets/passwd", "/mosquitto/config/passwd")
     try:
+        assert hub.examined() == {}
+        # The same file as a secret of Compose.
+        hub.change("mosquitto/mosquitto.conf", "/mosquitto/config/passwd", "/run/secrets/users")
+        hub.change("docker-compose.yaml", "services:\n", TOP_SECRET)
+        hub.change("docker-compose.yaml", "  mosquitto:\n", "  mosquitto:\n    secrets: [users]\n")
         assert hub.examined() == {}
     finally:
         own.unlink()

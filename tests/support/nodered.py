@@ -6,8 +6,10 @@ module that tests install comes from a registry of their own (`npm_registry.py`)
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import secrets
 import subprocess
 import time
 import urllib.error
@@ -262,6 +264,18 @@ def decrypted(container: str, file: str = "/data/flows_cred.json") -> object:
     except ValueError:
         return None
     return found
+
+
+def sealed(credentials: Mapping[str, object], secret: str) -> str:
+    """Encrypt credentials as Node-RED does, for the key "$" of its file."""
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    counter = secrets.token_bytes(16)
+    key = hashlib.sha256(secret.encode()).digest()
+    cipher = Cipher(algorithms.AES(key), modes.CTR(counter)).encryptor()
+    return (
+        counter.hex() + base64.b64encode(cipher.update(json.dumps(credentials).encode())).decode()
+    )
 
 
 def npm_install(container: str, registry: Registry, *modules: str) -> None:

@@ -204,3 +204,26 @@ def test_where_a_path_of_a_container_lies_on_this_machine() -> None:
         composemodel.inside_here(read, "/v/file") is None
         and composemodel.inside_here(read, "/elsewhere") is None
     )
+
+
+def test_files_given_by_secrets_and_configs() -> None:
+    document = {
+        "services": {
+            "a": {
+                "image": "x",
+                "secrets": [{"source": "users", "target": "/run/secrets/users"}, {"source": "env"}],
+                "configs": [{"source": "conf", "target": "/mosquitto/config/mosquitto.conf"}],
+            },
+            "b": {"image": "x"},
+        },
+        "secrets": {"users": {"file": "/hub/passwd"}, "env": {"environment": "SECRET"}},
+        "configs": {"conf": {"file": "/hub/mosquitto.conf"}},
+    }
+    read = composemodel.elsewhere(composemodel.model(document), {Path("/hub"): Path("/view")})
+    assert [(str(one.source), one.target) for one in read.services["a"].given] == [
+        ("/view/passwd", "/run/secrets/users"),
+        ("/view/mosquitto.conf", "/mosquitto/config/mosquitto.conf"),
+    ]
+    assert read.services["b"].given == ()
+    inside = composemodel.inside_here(read.services["a"], "/mosquitto/config/mosquitto.conf")
+    assert inside == Path("/view/mosquitto.conf")
