@@ -27,7 +27,7 @@ def look(
     Args:
         facts: of the hub, whatever the snapshot is. containers: by Compose service.
     """
-    published = ports.published(hub.model)
+    published = ports.today(hub.model, containers)
     held = {
         service: record
         for service in hub.services

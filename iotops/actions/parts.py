@@ -34,6 +34,7 @@ HOST_FILES = (
     "/etc/ufw/after.rules",
     "/etc/ufw/after6.rules",
     "/etc/default/ufw",
+    "/etc/ufw/ufw.conf",
 )
 PACKAGES = frozenset(
     {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from iotops.clients.compose import Model
+from iotops.clients.compose import Container, Model
 from iotops.model import Finding, PublishedPort, Severity
 
 OPENED = "port.opened"
@@ -31,6 +31,21 @@ def published(model: Model) -> dict[str, tuple[PublishedPort, ...]]:
         else tuple(PublishedPort(p.host, p.published, p.target, p.protocol) for p in one.ports)
         for name, one in model.services.items()
     }
+
+
+def today(
+    model: Model, containers: Mapping[str, Container]
+) -> dict[str, tuple[PublishedPort, ...]]:
+    """Give what is published now: as the Compose file says, and as containers were made.
+
+    A container that is there is started as it is, whatever the file has said since.
+    """
+    found = published(model)
+    for name, one in containers.items():
+        real = [PublishedPort(p.host, p.published, p.target, p.protocol) for p in one.ports]
+        if name in found:
+            found[name] = tuple(dict.fromkeys((*found[name], *real)))
+    return found
 
 
 def opened(
@@ -82,8 +97,8 @@ def absent(now: Ports, addresses: Collection[str], here: Sequence[str]) -> Itera
                     name,
                     f"port {one.port} is to listen at {one.address}, which this machine does not"
                     f" have{have}: its container could not start",
-                    "write today's address into .env or the Compose file, or give this machine the"
-                    " old one",
+                    "write today's address into .env or the Compose file (then, where its container"
+                    f" is there already: iotops up {name}), or give this machine the old one",
                 )
 
 

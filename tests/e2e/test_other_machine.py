@@ -123,6 +123,8 @@ def test_another_machine_has_the_kit_only(first: HubUnderTest, second: SecondMac
 
     restored = there.iotops("restore", "latest", "--claim-disk", "--yes")
     assert restored.code == 0, restored.err + restored.out
+    assert f"is {NAME}" in restored.out + restored.err, "told once more, and not changed"
+    assert second.run("hostname").stdout.strip() == NAME
     with second.network():
         assert retained(there, "house/lamp") == "on"
         assert points(there) == 1

@@ -26,7 +26,7 @@ from tests.support.disk import Disk
 from tests.support.hubs import Ended, docker, free_port
 from tests.support.killmatrix import Held
 from tests.support.lab import lab
-from tests.support.plainhub import ALL, PlainHub, plain_hub
+from tests.support.plainhub import ALL, WORDS, PlainHub, plain_hub
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -395,6 +395,28 @@ def test_nothing_of_a_stack_that_ran_before_the_restore_is_mixed_in(hub: PlainHu
     assert not [*hub.root.glob("[!.]*/**/made-at-the-first-start")]
     assert hub.iotops("undo", "--yes").code == 0
     assert (hub.root / "two" / "made-at-the-first-start").is_file()
+
+
+def test_everything_comes_back_at_another_data_root(hub: PlainHub) -> None:
+    """The disk of the new machine is mounted elsewhere: settings and Compose file say where."""
+    hub.lose()
+    compose, root = hub.folder / "docker-compose.yaml", hub.base / "elsewhere"
+    other = Disk(hub.base / "elsewhere.ext4", root, size=200 << 20)
+    try:
+        with edited(hub.settings, f'root = "{hub.root}"', f'root = "{root}"'):
+            done = restored(hub, hub.good, "--claim-disk")
+            assert done.code == 1 and "it would not see it" in done.err, done.err
+            assert not (root / ".iotops-data-root").exists()
+            with edited(compose, f"{hub.root}/", f"{root}/"):
+                done = restored(hub, hub.good, "--claim-disk")
+        assert done.code == 0, done.err + done.out
+        assert f"the data root was {hub.root} and is {root}" in done.out
+        assert {(root / name / "word").read_text() for name in WORDS} == {"snapshot"}
+        assert hub.running() == ALL
+    finally:
+        for name in sorted(hub.running()):
+            docker("rm", "-f", hub.container(name))
+        other.remove()
 
 
 # -- only extract ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 
 from iotops.actions import ports, restore
 from iotops.actions.plan import HubFacts, Wanted, plan
-from iotops.clients import network
+from iotops.clients import composemodel, network
 from iotops.model import (
     Artifact,
     Finding,
@@ -196,6 +196,15 @@ def test_what_the_compose_file_publishes_is_read_whole(hub: PaperHub) -> None:
         "b": (ports.HOST,),
         "c": (),
     }
+
+
+def test_a_container_is_started_as_it_was_made() -> None:
+    """The Compose file was edited since: what its container has still counts, once."""
+    declared = {"services": {"a": {"image": "a", "ports": [port("127.0.0.1:1:2")]}}}
+    bindings = {"2/tcp": [{"HostIp": "127.0.0.1", "HostPort": "1"}], "4/udp": [{"HostPort": "3"}]}
+    made = composemodel.container({"HostConfig": {"PortBindings": bindings}}, {})
+    found = ports.today(composemodel.model(declared), {"a": made, "orphan": made})
+    assert found == {"a": (PublishedPort("127.0.0.1", 1, 2, "tcp"), PublishedPort("", 3, 4, "udp"))}
 
 
 def test_this_machines_own_addresses_are_here_and_others_are_not() -> None:
