@@ -343,12 +343,13 @@ class Grafana(Service):
         if key is None:
             return {}
         known = previous.facts.get(KEY, "") if previous is not None else ""
-        if known and not grafanakey.same(known, key):
+        made = grafanakey.fingerprint(key, known)
+        if known and made != known and not grafanakey.same(known, key):
             staging.warn(
                 "its secret key is another one than at the last backup: secrets of data sources"
                 " that were not typed again since cannot be read"
             )
-        return {KEY: grafanakey.fingerprint(key, known)}
+        return {KEY: made}
 
     def _export(
         self,

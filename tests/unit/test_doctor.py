@@ -51,6 +51,27 @@ def test_a_missing_env_file(hub: PaperHub) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("PW=a$b", True),
+        ("PW=a${b}", True),
+        ('PW="a$b"', True),
+        ("PW='a$b'", False),
+        ("PW=a$$b", False),
+        (r'PW="a\$b"', False),
+        ("PW=ab # $c", False),
+        ("# PW=a$b", False),
+    ],
+)
+def test_a_value_that_compose_would_change(hub: PaperHub, line: str, named: bool) -> None:
+    """After a restore by hand: a password with a dollar sign, not in single quotes."""
+    (hub.folder / ".env").write_text(line + "\n")
+    assert [one.subject for one in found(hub, "env.dollar")] == [".env"] * named
+    if named:
+        assert "a$b" not in only(hub, "env.dollar", Severity.WARNING, "PW", "PW='...'").message
+
+
+@pytest.mark.parametrize(
     ("code", "name"),
     [("env.open", "hub/.env"), ("password.open", "password"), ("credentials.open", "credentials")],
 )
