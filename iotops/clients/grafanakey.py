@@ -60,8 +60,8 @@ def fingerprint(key: Secret, known: str = "") -> str:
 
     A manifest is shown to people, and a key may be a weak word. A hash with the hub's id would
     not do, since that id stands beside it: words could be tried by the million. Each try costs
-    scrypt's 16 MB here, with a salt of its own; and only 16 bits are kept: a wrong key fits once in
-    65 536, so that whoever tries a dictionary is left with many words that fit.
+    scrypt's 4 MB here (10 ms of every backup), with a salt of its own; and only 16 bits are kept: a
+    wrong key fits once in 65 536, so that whoever tries a dictionary is left with many words.
 
     Args:
         known: an earlier print, given back when it is of the same key; empty = none.
@@ -84,7 +84,7 @@ def same(known: str, key: Secret) -> bool:
 
 def _hashed(key: Secret, salt: str) -> str:
     data = key.reveal().encode()
-    return hashlib.scrypt(data, salt=bytes.fromhex(salt), n=1 << 14, r=8, p=1, dklen=2).hex()
+    return hashlib.scrypt(data, salt=bytes.fromhex(salt), n=1 << 12, r=8, p=1, dklen=2).hex()
 
 
 def _read(path: Path | None) -> str | None:
