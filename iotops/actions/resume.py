@@ -56,6 +56,8 @@ def settle(hub: Hub, report: Report = silent) -> tuple[RunRecord, ...]:
 def _settle(hub: Hub, record: RunRecord, report: Report) -> RunRecord:
     run = hub.journal.reopen(record)
     report(Noted("warning", f"the run {record.id} {record.death}"))
+    if record.action in ("sync", "device"):
+        _require_writable(hub, record)
     if aside.is_settled(run):
         aside.release(hub, run)
         swap.let_go(hub, run)
@@ -86,11 +88,6 @@ def _settle_sync(hub: Hub, run: Run, report: Report) -> RunRecord:
     from iotops.actions import syncback  # every run comes by here, and must begin quickly
 
     death = run.record.death
-    if not os.access(hub.folder, os.W_OK):  # the unit of another verb sees it read-only
-        raise IotopsError(
-            f"the sync {run.id} {death}, and {hub.folder} cannot be written from here",
-            hint="settle it first: iotops resume",
-        )
     if syncback.settle(hub, run, report):
         _sweep(hub, run)
         run.close("complete", message=f"{death}; finished by a later run")
@@ -100,6 +97,16 @@ def _settle_sync(hub: Hub, run: Run, report: Report) -> RunRecord:
         run.close("failed", message=message, hint="look: iotops sync plan")
     hub.state.finished(run.record)
     return run.record
+
+
+def _require_writable(hub: Hub, record: RunRecord) -> None:
+    """Refuse to begin what needs the hub folder: the unit of another verb sees it read-only."""
+    if not os.access(hub.folder, os.W_OK):
+        raise IotopsError(
+            f"the {record.action} {record.id} {record.death}, and {hub.folder} cannot be written"
+            " from here",
+            hint="settle it first: iotops resume",
+        )
 
 
 def _distrust(hub: Hub) -> None:

@@ -74,6 +74,24 @@ def files(hub: LightHub) -> dict[str, bytes]:
     return {**found, **{path.name: path.read_bytes() for path in secret.iterdir()}}
 
 
+def as_in_a_unit(hub: LightHub, *argv: str) -> None:
+    """Run a command that sees the hub folder read-only: it leaves the dead run alone."""
+    script = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+    words = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        str(hub.folder),
+        *hub._argv(argv, True),
+    ]
+    ended = subprocess.run(words, env=hub._env(None), capture_output=True, text=True, cwd=hub.base)
+    assert ended.returncode == 1, ended.stderr
+    assert "cannot be written from here" in ended.stderr and "iotops resume" in ended.stderr
+
+
 def test_a_device_from_its_first_day_to_its_last(light: LightHub) -> None:
     hub = light
     others = hub.env_value("NODERED_MQTT_PASSWORD")
@@ -149,6 +167,8 @@ def test_killed_in_the_middle(light: LightHub, step: str, number: int, kept: boo
     assert run.end() == -signal.SIGKILL
     if not kept:
         assert hub.iotops("up").code == 1, "a dead run must be settled first"
+    if step in ("login", "commit"):
+        as_in_a_unit(hub, "backup")
     done = hub.iotops("resume")
     assert done.code == 0, done.err
     record = hub.record(run.runs[-1][1])
