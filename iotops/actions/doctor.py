@@ -11,10 +11,20 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from iotops import disk
-from iotops.actions import copies, envcheck, history, kit, machines, status, upkeep, volumes
+from iotops.actions import (
+    copies,
+    envcheck,
+    history,
+    kit,
+    machines,
+    ports,
+    status,
+    upkeep,
+    volumes,
+)
 from iotops.actions.ours import check_repository
 from iotops.actions.snapshot import previous
-from iotops.clients import files
+from iotops.clients import files, network
 from iotops.clients.restic import MINIMUM
 from iotops.config import CopySettings
 from iotops.errors import IotopsError, TimedOut, Unreachable
@@ -163,7 +173,11 @@ def _stack(hub: Hub) -> Iterator[Finding]:
                     "write the mount in long form with create_host_path: false",
                 )
         yield from volumes.outside(hub, name)
-    yield from volumes.uncaptured(hub, hub.stack.containers())
+    containers = hub.stack.containers()
+    yield from volumes.uncaptured(hub, containers)
+    published = ports.today(hub.model, containers)
+    gone = {one for one in ports.bound(published) if not network.has(one)}
+    yield from ports.absent(published, gone, network.addresses() if gone else ())
 
 
 def _operators(hub: Hub) -> Iterator[Finding]:

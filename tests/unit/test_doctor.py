@@ -122,6 +122,15 @@ def test_an_image_without_a_version(hub: PaperHub, image: str, unpinned: bool) -
         assert not found(hub, "image.unpinned")
 
 
+def test_a_port_at_an_address_that_is_gone(hub: PaperHub) -> None:
+    """The router has given this machine another one: at the next boot nothing listens there."""
+    port = {"target": 1883, "published": "1883", "host_ip": "192.0.2.7"}
+    hub.compose({"one": {**SERVICE, "ports": [port]}})
+    only(hub, "address.absent", Severity.ERROR, "one:", "192.0.2.7", "today's address")
+    hub.compose({"one": {**SERVICE, "ports": [{**port, "host_ip": "127.0.0.1"}]}})
+    assert not found(hub, "address.absent")
+
+
 @pytest.mark.parametrize(
     ("host", "open_"), [("0.0.0.0", True), ("", True), ("::", True), ("127.0.0.1", False)]
 )
