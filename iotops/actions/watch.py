@@ -110,7 +110,8 @@ def _judge(one: Container | None, first: int, forgiven: int) -> tuple[str, bool]
         # With code 0 it has done what it was for; a service that must answer is asked besides.
         return (f"ended with exit code {one.exit_code}", True) if one.exit_code else ("", False)
     if one.restart_count > first + forgiven:
-        return f"keeps restarting (exit code {one.exit_code})", True
+        # It may be running at this very moment: then there is no code to tell.
+        return "keeps restarting" + (f" (exit code {one.exit_code})" if one.exit_code else ""), True
     if one.health == "unhealthy":
         return "is unhealthy", True
     if one.state != "running":

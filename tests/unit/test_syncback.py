@@ -35,6 +35,7 @@ def test_an_odd_record_names_no_service(text: str) -> None:
         ({"state": "exited", "exit_code": 3}, "ended with exit code 3", True),
         ({"state": "exited", "exit_code": 0}, "", False),  # a job that is done
         ({"restart_count": 3}, "", False),  # as many as it had before, and one is forgiven
+        ({"restart_count": 4}, "keeps restarting", True),
         ({"restart_count": 4, "exit_code": 1}, "keeps restarting (exit code 1)", True),
     ],
 )
