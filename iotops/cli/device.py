@@ -19,7 +19,8 @@ from iotops.cli.common import (
 from iotops.errors import Exit
 
 if TYPE_CHECKING:
-    from iotops.actions.devices import Changed, Listing
+    from iotops.actions.deviceplan import Listing
+    from iotops.actions.devices import Changed
     from iotops.cli.render import Screen
 
 CHANGES = exits(*USUAL, Exit.DIFFERENT, Exit.LOCKED, Exit.INTERRUPTED)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iotops import devices
-from iotops.actions.devices import (
+from iotops.actions.deviceplan import (
     Present,
     plan_add,
     plan_listing,
