@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from iotops.clients.composemodel import Mount, ServiceModel
-from iotops.clients.stack import Stack
+from iotops.clients.stack import ENDING, Stack
 from iotops.errors import StackError
 
 LIMIT = 60.0
 """Seconds for the container; the broker itself is given a few."""
-ENDING = ("timeout", "-s", "KILL", "45")
-"""Ends it in the container, also when nobody is there any more to end the container."""
 
 Lines = Sequence[tuple[str, str]]
 """The directives of a configuration: key and value, in their order."""

@@ -15,14 +15,12 @@ from pathlib import Path
 
 from iotops.clients.composemodel import ServiceModel
 from iotops.clients.dockerprogram import KEPT
-from iotops.clients.stack import Stack
+from iotops.clients.stack import ENDING, Stack
 from iotops.config import Secret
 from iotops.errors import StackError
 
 LIMIT = 60.0
 """Seconds for the container."""
-ENDING = ("timeout", "-s", "KILL", "45")
-"""Ends it in the container, also when nobody is there any more to end the container."""
 
 USUAL = "/data/settings.js"
 """Where Node-RED looks without `--settings` (the image starts it with `--userDir /data`)."""

@@ -13,6 +13,10 @@ from typing import Protocol
 from iotops.clients.composemodel import Container, Executed, Holder, Model, Variable, Volume
 from iotops.model import ImageRecord
 
+ENDING = ("timeout", "-s", "KILL", "45")
+"""What a program is put behind that must end also when nobody is left to end its container:
+seconds; every image of the hub has it."""
+
 
 class Stack(Protocol):
     """The containers of a hub, as actions and service kinds use them."""

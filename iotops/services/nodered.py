@@ -232,12 +232,7 @@ class NodeRed(Service):
 
     def _judge_access(self, scheme: object) -> Iterator[Finding]:
         if scheme == {}:
-            yield self._finding(
-                "nodered.open",
-                Severity.WARNING,
-                "anybody who reaches it can change the flows: it has no adminAuth",
-                "set adminAuth in settings.js",
-            )
+            yield self._open()
         elif self._token() is None:
             yield self._finding(
                 "nodered.token",
@@ -257,6 +252,14 @@ class NodeRed(Service):
                     return
             except FlowsError as error:
                 yield self._finding("nodered.flows", Severity.ERROR, error.message, error.hint)
+
+    def _open(self) -> Finding:
+        return self._finding(
+            "nodered.open",
+            Severity.WARNING,
+            "anybody who reaches it can change the flows: it has no adminAuth",
+            "set adminAuth in settings.js",
+        )
 
     def _judge_key(self, kind: str) -> Iterator[Finding]:
         if kind == "system":
@@ -500,7 +503,7 @@ class NodeRed(Service):
             )
             return
         if not told.admin:
-            yield from self._judge_access({})
+            yield self._open()
         ports = {port.target for port in model.ports}
         if told.port and ports and told.port not in ports:
             yield self._finding(

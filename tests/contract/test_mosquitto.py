@@ -606,3 +606,42 @@ def test_sqlite_is_taken_although_an_old_database_of_the_broker_lies_there(make:
     assert any("does not run" in warning for warning in record.warnings)
     assert (bench.staged / "data" / "mosquitto.db").read_bytes() == b"of before"
     assert bench.service().load(extracted(bench), record, None) == ()
+
+
+# -- a candidate -----------------------------------------------------------------------------------
+
+
+def tried(bench: Bench) -> list[tuple[str, str]]:
+    return [(one.code, one.message) for one in bench.service().validate(bench.ground.hub)]
+
+
+def test_a_candidate_is_tried_beside_the_running_broker(bench: Bench) -> None:
+    bench.up()
+    kind(bench).seed()
+    bench.service().counts()  # has the broker save
+    database = bench.ground.folder / "data" / "mosquitto.db"
+    before = database.read_bytes(), database.stat().st_ino
+    assert tried(bench) == []
+    configure(bench, "listener 1883\n", "listener 1883\nhunter2 x\n")
+    ((code, message),) = tried(bench)
+    assert code == "mosquitto.conf" and "mosquitto.conf:2" in message and "hunter2" not in message
+    configure(bench, "hunter2 x\n", "")
+    configure(bench, "/mosquitto/secrets/passwd", "/mosquitto/secrets/nope")
+    ((code, message),) = tried(bench)  # it says why in the file that is its log
+    assert code == "mosquitto.conf" and "/mosquitto/secrets/nope" in message
+    assert (database.read_bytes(), database.stat().st_ino) == before
+    assert bench.service().ready().ok
+
+
+def test_a_candidate_that_forgets_the_users(bench: Bench) -> None:
+    configure(bench, "password_file /mosquitto/secrets/passwd\n", "")
+    assert [code for code, _ in tried(bench)] == ["mosquitto.login"]
+    configure(bench, "allow_anonymous false", "allow_anonymous true")
+    assert "mosquitto.open" in [code for code, _ in tried(bench)]
+
+
+def test_a_candidate_with_dynamic_security(dynamic: Bench) -> None:
+    file = next(dynamic.ground.folder.rglob("dynamic-security.json"))
+    before = file.read_bytes()
+    assert tried(dynamic) == []
+    assert file.read_bytes() == before

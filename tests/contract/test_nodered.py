@@ -482,3 +482,25 @@ def test_a_folder_with_a_generated_key_needs_no_other(base: Path, line: str) -> 
         assert "nodered.key" in {finding.code for finding in service.preflight()}
     finally:
         bench.down()
+
+
+def test_a_candidates_settings_are_loaded_by_the_images_node(fresh: Bench) -> None:
+    settings = fresh.ground.hub / "nodered" / "settings.js"
+    good = settings.read_text()
+
+    def tried(text: str) -> list[tuple[str, str]]:
+        settings.write_text(text)
+        return [(one.code, one.message) for one in fresh.service().validate(fresh.ground.hub)]
+
+    assert tried(good) == []
+    ((code, message),) = tried(good + 'module.exports.x = "a"hunter2";\n')
+    assert code == "nodered.settings" and "not JavaScript" in message and "hunter2" not in message
+    ((code, message),) = tried(good + 'require("no-such-module");\n')
+    assert code == "nodered.settings" and "is not there" in message
+    ((code, message),) = tried(good + "for (;;) { break }; hunter2();\n")
+    assert code == "nodered.settings" and "not defined" in message and "hunter2" not in message
+    ((code, _),) = tried(good + "delete module.exports.adminAuth;\n")
+    assert code == "nodered.open"
+    ((code, message),) = tried(good + 'require("fs").writeFileSync("/data/x", "");\n')
+    assert code == "nodered.settings" and "read-only" in message
+    assert not (fresh.ground.folder / "x").exists()
