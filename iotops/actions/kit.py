@@ -209,6 +209,7 @@ def _write(hub: Hub, folder: Path, word: str, added: Sequence[Added]) -> None:
                 one.place.copy,
                 chosen.password_file,
                 chosen.credentials_file,
+                chosen.ssh_config,
             )
         )
     ground = kitpage.Ground(

@@ -30,7 +30,7 @@ class Access:
         variables: restic's own names and their values: address, password, credentials.
         elsewhere: what is needed besides and cannot stand on paper.
         copy: name of the copy that it is; empty = the hub's repository.
-        password_file, credentials_file: where the hub's settings look for them.
+        password_file, credentials_file, ssh_config: where the hub's settings look for them.
     """
 
     title: str
@@ -40,6 +40,7 @@ class Access:
     copy: str = ""
     password_file: Path = PASSWORD_FILE
     credentials_file: Path | None = None
+    ssh_config: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,8 @@ def _bring_back(ground: Ground, access: Access, values: Path) -> tuple[str, ...]
         words.append(f"--password-file {access.password_file}")
     if access.credentials_file not in (None, CREDENTIALS_FILE):
         words.append(f"--credentials-file {access.credentials_file}")
+    if access.ssh_config is not None:
+        words.append(f"--ssh-config {access.ssh_config}")
     return (
         f"sudo mkdir -p {ground.folder.parent}",
         f"sudo sh -c '{f' {BREAK}'.join(words)} < {values}'",
@@ -166,7 +169,7 @@ def elsewhere(
     if url.startswith("/"):
         found.append(f"the disk with the repository, mounted so that it is at {url}")
     if ssh_config is not None:
-        found.append(f"{ssh_config}, as /root/.ssh/config, and the key that it names")
+        found.append(f"the file {ssh_config}, and the files that it names")
     elif url.startswith("sftp:"):
         found.append("a key that the server accepts for SSH (of root, in /root/.ssh)")
     if url.startswith("rclone:"):

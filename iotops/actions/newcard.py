@@ -206,6 +206,9 @@ def start(
         records.update(repository=repository_id)
     if copy is not None:
         missing = (*_elsewhere(copy, password_file, credentials_file, kit), *missing)
+    if (used := copy or settings.repository) is not None:
+        which = f"copy {copy.name}" if copy is not None else "repository"
+        missing = (*_not_here(which, used, kit), *missing)
     which = chosen.id[:8] if snapshot != "latest" else "latest"
     source = f" --from {copy.name}" if copy is not None else ""
     return NewCard(
@@ -241,6 +244,21 @@ def _elsewhere(
                 f"the settings look for its access in {there}",
                 f"sudo install -m 600 {here} {there}",
             )
+
+
+def _not_here(
+    which: str, used: config.RepositorySettings | config.CopySettings, kit: Kit
+) -> Iterator[Finding]:
+    """Name files of access that the settings still look for: not given, and not on this machine."""
+    line = f"or, where it opens without, take the line out of {config.FILE}"
+    path = used.credentials_file
+    if path is not None and not kit.credentials and not path.exists():
+        text = f"the settings look for its access in {path}"
+        yield _lack(which, text, f"write its NAME=value lines there, mode 0600; {line}")
+    path = used.ssh_config
+    if path is not None and not path.exists():
+        text = f"the settings look for ssh's configuration in {path}"
+        yield _lack(which, text, f"put it there, and the key that it names; {line}")
 
 
 def hubs(found: Sequence[SnapshotInfo]) -> tuple[HubInRepository, ...]:

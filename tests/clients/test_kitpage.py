@@ -119,6 +119,18 @@ def test_what_cannot_stand_on_paper_is_named(url: str, told: str) -> None:
     assert told in found
 
 
+def test_sshs_configuration_is_named_where_the_settings_look_for_it() -> None:
+    """Elsewhere, as root's own, the first command would find it and the next one would not."""
+    path = Path("/etc/iotops/ssh_config")
+    (found,) = kitpage.elsewhere("sftp:nas:/hub", {}, path)
+    assert str(path) in found and ".ssh/config" not in found
+    ground = Ground("7c1f0a9b", "iot", Path("/srv/hub"), Path("/mnt/iot-data"), True)
+    one = Access("", "", {}, copy="nas", ssh_config=path)
+    for accesses in ([one], [Access("", "", {}), one]):
+        typed = [line for step in kitpage.steps(ground, accesses) for line in step.commands]
+        assert [f"--ssh-config {path}" in line for line in typed].count(True) == 1
+
+
 def test_a_camera_reads_what_the_page_says(tmp_path: Path) -> None:
     need("zbarimg")
     for number, one in enumerate((sheet(), S3, sheet(credentials=HOSTILE))):

@@ -99,3 +99,30 @@ def test_where_the_data_root_goes_is_said(hub: LightHub, tmp_path: Path) -> None
     (mount,) = [one for one in document["missing"] if one["code"].startswith("mount.")]
     assert str(root) in mount["message"]
     assert "data.root" in mount["hint"] and "Compose file" in mount["hint"]
+
+
+@ONE
+@pytest.mark.parametrize("key", ["ssh_config", "credentials_file"])
+def test_access_that_the_settings_look_for_is_said(hub: LightHub, tmp_path: Path, key: str) -> None:
+    """The next command would refuse: the old machine had it in a file, and this one has not."""
+    need("root")
+    there, card = hub.base / key, tmp_path / "card"
+    there.write_text("")
+    there.chmod(0o600)
+    text = hub.settings.read_text()
+    hub.settings.write_text(text.replace("[repository]\n", f'[repository]\n{key} = "{there}"\n'))
+    hub.good("backup")
+    there.unlink()
+    done = hub.iotops(
+        *("init", "--from-repository", str(hub.repository), str(card), "--json"),
+        *("--password-file", str(hub.base / "new-password")),
+        *("--state", str(hub.base / "new-state")),
+        stdin=hub.password_file.read_text(),
+    )
+    assert done.code == 0, done.err
+    document = json.loads(done.out.splitlines()[-1])
+    (lack,) = [one for one in document["missing"] if one["subject"] == "repository"]
+    assert str(there) in lack["message"] and "iotops.toml" in lack["hint"]
+    assert hub.iotops("snapshots", "--hub", str(card)).code == 2
+    there.touch()
+    assert hub.iotops("snapshots", "--hub", str(card)).code == 0
