@@ -150,7 +150,7 @@ pitfall 15: another network;
 a version that went down;
 another data root than recorded;
 another processor;
-another number of the owner, or no owner
+another number of the owner, or no owner; access that the old machine had in a file
 """
 SYNC = """
 a bad configuration out of Git; an edit made on the hub; a secret or a link in a commit;
