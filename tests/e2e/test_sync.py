@@ -83,6 +83,10 @@ class SyncHub:
 
     def declare(self, cold: str) -> str:
         """Commit another declaration of `cold`."""
+        if cold == REWRITES:  # it fails by itself; a busy machine may be slow to see it
+            settings = self.desk / "iotops.toml"
+            text = settings.read_text()
+            settings.write_text(text.replace(f"watch = {WATCH}\n", "watch = 60\n"))
         path = self.desk / "docker-compose.yaml"
         text = path.read_text()
         start, rest = text.index("  cold:"), text.index("    init: true")
@@ -212,22 +216,6 @@ def test_a_bad_configuration_never_reaches_the_broker(hub: SyncHub) -> None:
     assert "returned" not in hub.sync_state()
 
 
-def test_a_version_that_crash_loops_is_returned_from(hub: SyncHub) -> None:
-    before, since = hub.looks(), hub.broker()
-    bad = hub.declare(CRASHES)
-    done = hub.apply()
-    assert done.code == 1
-    assert f"the commit {bad[:8]} was returned from: cold did not come up" in done.err
-    assert "no such option" in done.err  # the last lines of its log
-    assert hub.looks() == before and hub.broker() == since
-    assert hub.sync_state()["returned"] == bad
-    told = hub.hub.iotops("status")
-    assert f"the commit {bad[:8]} was returned from" in told.out
-    timer = hub.hub.iotops("sync", "apply", "--auto")
-    assert timer.code == 4 and f"{bad[:8]} was returned from before" in timer.err
-    assert hub.looks() == before
-
-
 def test_a_version_that_rewrites_its_data_and_fails_later(hub: SyncHub) -> None:
     before = hub.looks()
     hub.declare(REWRITES)
@@ -305,14 +293,19 @@ def test_in_local_mode_a_crash_loop_is_returned_from(shared: SyncHub) -> None:
     body = CRASHES.format(image=hub.image).replace("  cold:\n", "  cold: &cold\n")
     compose.write_text(good[:start] + body + good[rest:])
     git(hub.folder, "commit", "-qam", "Crash")
-    bad = hub.head()
+    bad, since = hub.head(), hub.broker()
     done = hub.apply()
-    assert done.code == 1 and f"{bad[:8]} was returned from" in done.err
+    assert done.code == 1
+    assert f"the commit {bad[:8]} was returned from: cold did not come up" in done.err
+    assert "no such option" in done.err  # the last lines of its log
+    assert hub.broker() == since
     assert compose.read_text() == good and hub.head() == bad
     assert hub.looks()["data"] == cold and hub.hub.running() == running
     again = hub.hub.iotops("sync", "plan", "--exit-code", "--json")
     assert again.code == 4 and not again.result()["findings"]  # no local edit
-    assert hub.hub.iotops("sync", "apply", "--auto").code == 4
+    assert f"the commit {bad[:8]} was returned from" in hub.hub.iotops("status").out
+    timer = hub.hub.iotops("sync", "apply", "--auto")
+    assert timer.code == 4 and f"{bad[:8]} was returned from before" in timer.err
     git(hub.folder, "commit", "-qam", "Mend it")
     done = hub.apply()
     assert done.code == 0, done.err + done.out
