@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # every run comes by here, and must begin quickly
 GRACE = 60.0
 """Seconds a container gets to stop; InfluxDB and Node-RED write out what they hold."""
 
+BETWEEN = ".between"
+"""End of the name of what a container made where a folder was put aside, after a power cut."""
+
 
 def stop_for_swap(hub: Hub, run: Run, folder: Path, report: Report = silent) -> None:
     """Stop every container for which the exchange of a folder would go unseen, or whose it is.
@@ -100,8 +103,8 @@ def take_back(hub: Hub, run: Run, report: Report = silent) -> None:
     """Undo every exchange of a run, newest first; what was restored goes back to where it waited.
 
     Each case a crash can leave is told apart by what is on the disk: the old folder still live,
-    put aside with nothing in its place, or replaced. So it can be done again, and the record is
-    changed by who calls.
+    put aside with nothing in its place (or with what a start of the engine made there, which is
+    kept beside it), or replaced. So it can be done again, and the record is changed by who calls.
     """
     for swap in reversed(run.record.swaps):
         live, old, new = Path(swap.live), Path(swap.old), Path(swap.new)
@@ -114,6 +117,11 @@ def take_back(hub: Hub, run: Run, report: Report = silent) -> None:
                     new.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                     live.rename(new)
                 if swap.had_old:
+                    if live.is_dir() and any(live.iterdir()):
+                        kept = old.with_name(f"{old.name}{BETWEEN}")
+                        live.rename(kept)
+                        text = f"{live} was made anew meanwhile: that is kept in {kept}"
+                        report(Noted("warning", text, swap.service))
                     old.rename(live)
             files.sync_folder(live.parent)
             _remove_empty(old.parent, hub.layout.replaced)

@@ -133,6 +133,29 @@ def test_a_container_that_was_never_stopped_is_left_alone(light: LightHub) -> No
     assert docker("inspect", "-f", "{{.State.StartedAt}}", cold) == before
 
 
+def test_a_folder_made_anew_between_two_renames_is_kept(light: LightHub) -> None:
+    """The power went with nothing in its place; at boot the engine and a server made a new one."""
+    run = killed(light, "swap", "cold")
+    live, old = light.root / "cold", light.own / "replaced" / run / "cold"
+    new = light.own / "tmp" / run / "snapshot" / "cold"
+    before = light.record(run)["swaps"]
+    assert isinstance(before, list)
+    if old.exists():  # it came further
+        live.rename(new)
+    else:
+        old.parent.mkdir(exist_ok=True)
+        live.rename(old)
+    swap = {"service": "cold", "live": str(live), "old": str(old), "new": str(new)}
+    others = [one for one in before if one["live"] != str(live)]
+    rewrite(light, run, swaps=[*others, {**swap, "had_old": True, "done": False}])
+    live.mkdir()
+    (live / "virgin").write_text("an empty database\n")
+    assert "made anew" in resumed(light)
+    assert (light.words(), light.running()) == ({"today"}, RUNNING)
+    (kept,) = old.parent.iterdir()
+    assert [path.name for path in kept.iterdir()] == ["virgin"]
+
+
 # -- another boot ---------------------------------------------------------------------------------
 
 
