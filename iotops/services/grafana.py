@@ -25,6 +25,7 @@ from urllib.parse import quote
 from iotops.clients import files, grafanakey, grafanaprovisioning
 from iotops.clients.composemodel import inside_here
 from iotops.clients.http import JsonClient
+from iotops.clients.noderedfolder import own_processor
 from iotops.clients.staging import Staging
 from iotops.config import Secret, ServerAddress
 from iotops.errors import CaptureError, LoadError, Refused, ServerError
@@ -222,8 +223,9 @@ class Grafana(Service):
         if not held:
             return
         container = self.place.stack.containers().get(self.place.container)
-        platform = container.platform if container is not None else ""
-        now = platform.split("/")[1] if "/" in platform else ""
+        platform = container.platform.split("/") if container is not None else []
+        # A new machine, which is where it may differ, has no container yet.
+        now = platform[1] if len(platform) > 1 else own_processor()
         foreign = sorted(plugin for plugin, made in held.items() if now and now not in made)
         if foreign:
             yield Finding(

@@ -255,6 +255,10 @@ def test_plugins_for_another_processor_are_named(bench: Bench) -> None:
     (told,) = bench.service().unfit(record)
     assert told.code == "grafana.plugins" and told.message.endswith(f"than {platform}: foreign")
     assert "grafana cli plugins install" in told.hint
+    bench.stack.down()  # a new machine has no container yet
+    assert not bench.stack.containers()
+    (told,) = bench.service().unfit(record)
+    assert told.message.endswith(": foreign")
 
 
 @on(kind_grafana.Kind)
