@@ -105,7 +105,7 @@ def summary(decided: SyncPlan) -> str:
     """Say in a few words what differs; empty = nothing."""
     names: dict[str, int] = {}
     for one in decided.changes:
-        name = one.service or "files"
+        name = "units" if one.kind is ChangeKind.HOST else one.service or "files"
         names[name] = names.get(name, 0) + 1
     return ", ".join(f"{name}: {number}" for name, number in sorted(names.items()))
 

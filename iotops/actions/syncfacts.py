@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from iotops.actions import synchost
 from iotops.actions.flows import SECRET_NAME
 from iotops.actions.syncplan import File, ServiceFacts, SyncFacts, differences
 from iotops.clients import files
@@ -80,6 +81,7 @@ def gather(
         if (file := on_disk(hub.folder, path)) is not None
     }
     services, broken = _services(hub, wanted, {*known, *before}, present, unknown=not good)
+    host, odd = synchost.look(hub)
     return SyncFacts(
         head=head,
         target=target,
@@ -90,7 +92,8 @@ def gather(
         present=present,
         services=services,
         secrets=secrets(hub),
-        findings=(*found, *broken),
+        host=host,
+        findings=(*found, *broken, *odd),
     )
 
 

@@ -41,6 +41,8 @@ class ChangeKind(StrEnum):
     CONTAINER = "container"
     ORPHAN = "orphan"
     """A container that the Compose file does not name."""
+    HOST = "host"
+    """An installed unit that is not as this version has it; told, never written."""
 
 
 WRITTEN = (ChangeKind.ADDED, ChangeKind.CHANGED, ChangeKind.REMOVED)
@@ -116,6 +118,7 @@ class SyncFacts:
         present: what is on the disk of all these, and files that Git neither knows nor ignores.
         services: by the name in the Compose file.
         secrets: values that no diff may show.
+        host: pieces of the machine beside the hub folder that are not as they should be.
         findings: what was found while looking.
     """
 
@@ -128,6 +131,7 @@ class SyncFacts:
     present: Mapping[str, File]
     services: Mapping[str, ServiceFacts] = field(default_factory=dict)
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    host: tuple[Change, ...] = ()
     findings: tuple[Finding, ...] = ()
 
 
@@ -175,11 +179,11 @@ def plan(facts: SyncFacts) -> SyncPlan:
         kind, before, old, new = found
         if kind is ChangeKind.LOCAL:
             local.append(path)
-        diff = masked(_diff(path, old, new), facts.secrets)
+        diff = masked(diff_of(path, old, new), facts.secrets)
         changes += _for_services(facts, Change(path, kind, diff, "", OnChange.NOTHING, before))
     findings += [_local(path, facts) for path in local]
     changes += _stale(facts, {one.path for one in changes})
-    changes += _containers(facts)
+    changes += [*_containers(facts), *facts.host]
     return SyncPlan(
         facts.head, facts.target, facts.good, tuple(changes), _needs(changes), tuple(findings)
     )
@@ -330,7 +334,8 @@ def masked(text: str, secrets: Sequence[str]) -> str:
     return _KEYED.sub(r"\1***", text)
 
 
-def _diff(path: str, old: File | None, new: File | None) -> str:
+def diff_of(path: str, old: File | None, new: File | None) -> str:
+    """Give what differs between two contents of a file, as a unified diff; secrets are in it."""
     try:
         was, now = (one.data.decode().splitlines() if one is not None else [] for one in (old, new))
     except UnicodeDecodeError:

@@ -193,6 +193,10 @@ def lines(decided: SyncPlan) -> list[str]:
             shown.add(one.path)
             said += ["", f"{one.kind.value} {one.path}"]
             said += [f"    {line}" for line in one.diff.splitlines()]
+    units = [one.path for one in decided.changes if one.kind.value == "host"]
+    if units:
+        said += ["", "installed units are not as this version has them; sync leaves them alone:"]
+        said += ["    copy them again, then: sudo systemctl daemon-reload"]
     return [*said, *(["", *render.findings(decided.findings)] if decided.findings else [])]
 
 

@@ -154,7 +154,7 @@ another number of the owner, or no owner; access that the old machine had in a f
 """
 SYNC = """
 a bad configuration out of Git; an edit made on the hub; a secret or a link in a commit;
-a secret adopted;
+a secret adopted; a unit of another version; a data root that nothing mounts at boot;
 a Git remote away; a rewritten history; a commit that nobody allowed has signed;
 a configuration that crash-loops; a version that rewrites its data and fails later;
 a run killed while it applies; a commit that was returned from, by a timer;
