@@ -16,6 +16,7 @@ import pytest
 from iotops.actions import ports, restore
 from iotops.actions.plan import HubFacts, Wanted, plan
 from iotops.clients import composemodel, network
+from iotops.clients.noderedfolder import own_processor
 from iotops.model import (
     Artifact,
     Finding,
@@ -218,11 +219,16 @@ def test_this_machines_own_addresses_are_here_and_others_are_not() -> None:
 # -- plugins for another processor ----------------------------------------------------------------
 
 
-def test_plugins_for_all_processors_are_not_named(hub: PaperHub) -> None:
-    """Without a container it is not known which processor its programs run on."""
+@pytest.mark.parametrize("fits", [True, False])
+def test_without_a_container_plugins_are_held_against_this_machine(
+    hub: PaperHub, fits: bool
+) -> None:
+    """As on a new one, where nothing has a container yet."""
+    own = own_processor()
     made = snapshot(hub, "grafana")
-    path = "grafana/plugins/x/gpx_x_linux_arm64"
+    path = f"grafana/plugins/x/gpx_x_linux_{own if fits else 's390x'}"
     program = Artifact(path, "file", 1, 0o755, 472, 0, 1, sha256="ab" * 32)
     record = replace(made.services[0], artifacts=(program,))
     services = {"grafana": declared(hub, "grafana")}
-    assert found(hub, replace(made, services=(record,)), services) == {}
+    told = found(hub, replace(made, services=(record,)), services)
+    assert [*told] == ([] if fits else ["grafana.plugins"])
