@@ -627,9 +627,12 @@ def read_env(path: Path) -> dict[str, Secret]:
     """Read a `.env` file as Compose does, except that nothing is expanded.
 
     Single quotes are literal, double quotes know escapes, an unquoted value ends at ` #`
-    (Compose 2.26, seen). A missing file is empty.
+    (Compose 2.26, seen). A missing file is empty, and so is a device or a pipe, which could have no
+    end: a snapshot's may be a link to one.
     """
     try:
+        if not (path.is_file() or path.is_dir()):
+            return {}
         text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except FileNotFoundError:
         return {}

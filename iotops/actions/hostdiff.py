@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from iotops.actions import parts
-from iotops.clients import network
+from iotops.clients import files, network
 from iotops.model import Finding, Manifest, Severity
 
 CODE = "machine.differs"
@@ -128,9 +128,8 @@ def _packages(facts: Mapping[str, object]) -> Iterator[Finding]:
 
 def _differs(there: Path, name: str) -> bool:
     """Whether a file that was captured is another one here; what was not there is no matter."""
-    try:
-        then = (there / "files" / name.lstrip("/")).read_bytes()
-    except OSError:
+    then = _held(there / "files" / name.lstrip("/"))
+    if then is None:
         return False
     try:
         return Path(name).read_bytes() != then
@@ -140,10 +139,20 @@ def _differs(there: Path, name: str) -> bool:
         return False
 
 
+def _held(path: Path) -> bytes | None:
+    """Read an extracted file; a link is not followed: it could lead to what never ends."""
+    if not files.is_regular(path):
+        return None
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
 def _facts(there: Path) -> Mapping[str, object]:
     try:
-        document: object = json.loads((there / "facts.json").read_bytes())
-    except (OSError, ValueError):
+        document: object = json.loads(_held(there / "facts.json") or b"")
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 

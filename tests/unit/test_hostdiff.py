@@ -105,3 +105,20 @@ def test_what_a_snapshot_says_is_quoted_in_commands(tmp_path: Path) -> None:
     assert shlex.split(found["host name"].hint)[-1] == evil
     assert shlex.split(found["time zone"].hint)[-1] == evil
     assert evil not in str(found.get("packages"))
+
+
+def test_links_and_odd_facts_of_a_forged_snapshot_are_not_read(tmp_path: Path) -> None:
+    """What a link leads to may be anything on this machine, also what never ends."""
+    there = captured(tmp_path)
+    rules = there / "files/etc/ufw/user.rules"
+    rules.parent.mkdir(parents=True, exist_ok=True)
+    rules.unlink(missing_ok=True)
+    (tmp_path / "outside").write_text('{"localtime": "/usr/share/zoneinfo/Pacific/Chatham"}')
+    rules.symlink_to(tmp_path / "outside")
+    facts = there / "facts.json"
+    facts.unlink()
+    facts.symlink_to(tmp_path / "outside")
+    assert told(host_record(), there) == {}
+    facts.unlink()
+    facts.write_text("[" * 200_000)
+    assert told(host_record(), there) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -338,6 +339,14 @@ def test_env_is_read_as_compose_reads_it(tmp_path: Path) -> None:
         "EMPTY": "",
     }
     assert config.read_env(tmp_path / "none") == {}
+
+
+@pytest.mark.timeout(20)
+def test_an_env_that_has_no_end_is_empty(tmp_path: Path) -> None:
+    """In a forged snapshot it may be a link to a pipe of this machine, which is waited at."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / ".env").symlink_to(tmp_path / "pipe")
+    assert config.read_env(tmp_path / ".env") == {}
 
 
 def test_a_retention_says_what_stays(tmp_path: Path) -> None:
