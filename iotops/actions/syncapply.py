@@ -342,7 +342,9 @@ class _Apply:
         needs |= {name: OnChange.RECREATE.value for name in recreate}
         containers = hub.stack.containers()
         ids = {name: containers[name].id if name in containers else "" for name in needs}
-        self.task = replace(self.task, needs=needs, ids=ids).at(syncback.CHANGING, run)
+        images = {name: containers[name].image_id for name in needs if name in containers}
+        self.task = replace(self.task, needs=needs, ids=ids, images=images)
+        self.task = self.task.at(syncback.CHANGING, run)
         run.note(step="change")
         self._change(hub, needs)
         run.note(step="watch")

@@ -40,6 +40,7 @@ class Task:
         commit: to be equal to. back: the commit to return to; empty = none is known.
         head: where `main` is. phase: how far it has come.
         needs: what each Compose service needs. ids: their containers before; empty = none.
+        images: ids of the images that those containers ran.
     """
 
     commit: str
@@ -48,6 +49,7 @@ class Task:
     phase: str = WRITING
     needs: Mapping[str, str] = field(default_factory=dict)
     ids: Mapping[str, str] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def about(self) -> dict[str, str]:
@@ -59,6 +61,7 @@ class Task:
             "phase": self.phase,
             "needs": json.dumps(dict(self.needs)),
             "ids": json.dumps(dict(self.ids)),
+            "images": json.dumps(dict(self.images)),
         }
 
     def at(self, phase: str, run: Run) -> Task:
@@ -80,6 +83,7 @@ class Task:
             phase,
             needs=_texts(about.get("needs", "")),
             ids=_texts(about.get("ids", "")),
+            images=_texts(about.get("images", "")),
         )
 
 
@@ -181,7 +185,9 @@ def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
     _remove_new(before, [name for name in exchanged if not task.ids.get(name)], report)
     if old:
         with step(report, "create"):
-            ComposeStack(hub.folder).prepare(old)
+            stack = ComposeStack(hub.folder)
+            _name_back(stack, {name: task.images.get(name, "") for name in old}, report)
+            stack.prepare(old)
     services = [one for one in before.services if one.place.container in old]
     records = _put_data_back(before, run, services, report)
     for name in old:
@@ -217,6 +223,25 @@ def _judged(
     for one in found:
         report(Noted("warning", one.message, one.subject))
     return "; ".join(one.message for one in found if one.severity is Severity.ERROR)
+
+
+def _name_back(stack: ComposeStack, images: Mapping[str, str], report: Report) -> None:
+    """Let the declared names stand for the images that ran before.
+
+    A tag that was moved meanwhile (pulled, built) would bring the bad version back, now and at
+    every later `up`. A name with a digest cannot move.
+    """
+    declared = stack.model().services
+    for service, image in images.items():
+        name = declared[service].image if service in declared else ""
+        if not image or not name or stack.image_ids([name]).get(name) == image:
+            continue
+        try:
+            stack.name_image(image, name)
+            text = f"the image name {name} stands again for what ran before, {image[7:19]}"
+        except StackError as error:
+            text = f"the image that ran before could not be had again: {error.message}"
+        report(Noted("warning", text, service))
 
 
 def _remove_new(hub: Hub, names: Collection[str], report: Report) -> None:

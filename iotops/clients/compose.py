@@ -137,6 +137,14 @@ class ComposeStack:
                 found[reference] = word(item.get("Id"))
         return found
 
+    def name_image(self, image: str, name: str) -> None:
+        """Let a name stand for an image that is here; `image` is its id.
+
+        Raises:
+            StackError: it is not here, or the name has a digest.
+        """
+        dockerprogram.must("image", "tag", image, name, doing=f"naming the image {name}")
+
     def variables(self) -> tuple[Variable, ...]:
         """List the variables that the Compose files name, without a value of any.
 

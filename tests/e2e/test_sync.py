@@ -228,6 +228,32 @@ def test_a_version_that_rewrites_its_data_and_fails_later(hub: SyncHub) -> None:
     assert aside.read_text() == "rewritten\n"
 
 
+def test_a_tag_that_was_moved_to_a_bad_image_is_moved_back(hub: SyncHub) -> None:
+    plain, name = hub.image, f"{hub.hub.project}-moving:1"
+    good = docker("image", "inspect", "-f", "{{.Id}}", plain).strip()
+    docker("image", "tag", good, name)
+    bad = ""
+    try:
+        hub.image = name
+        hub.declare(GOOD)
+        done = hub.apply()
+        assert done.code == 0, done.err + done.out
+        before = hub.looks()
+        bad = docker("image", "import", "--message", "empty", "/dev/null", name).strip()
+        hub.declare(GOOD.replace('["sleep"', '["env", "NEW=4", "sleep"'))
+        done = hub.apply()
+        assert done.code == 1 and "was returned from" in done.err
+        assert hub.looks() == before
+        assert docker("image", "inspect", "-f", "{{.Id}}", name).strip() == good
+        hub.image = plain
+        hub.declare(GOOD)
+        assert hub.apply().code == 0
+    finally:
+        hub.image = plain
+        for one in filter(None, (name, bad)):
+            subprocess.run(["docker", "image", "rm", one], capture_output=True, check=False)
+
+
 @pytest.mark.parametrize(("where", "service"), [("write", ""), ("swap", "cold")])
 def test_killed_in_between_it_is_returned(hub: SyncHub, where: str, service: str) -> None:
     """The second time while it returns by itself, and puts data back."""
