@@ -161,14 +161,13 @@ class _Change:
             if wanted.fresh:
                 password = Secret(hubfiles.readable_password(GROUPS))
                 lines = now.passwords.with_line(self._line(made, wanted.device.name, password))
-            waiting = made / "passwd"
-            files.write(waiting, lines.content(), mode=0o600, owner=self._owner)
-            texts = self._texts(now, wanted)
-        paths = (self.places.passwords, *(Path(one.live) for one in texts))
-        for path in paths:
-            swap.stop_for_swap(self.hub, self.run, path, self.report)
-        passwords = self._swap(self.places.passwords, made / "old", waiting)
-        for one in (passwords, *texts):
+            passwords = self._passwords(made, lines.content())
+            changes = (passwords, *self._texts(now, wanted))
+        for one in changes:
+            swap.stop_for_swap(self.hub, self.run, Path(one.live), self.report)
+        # It reads its users when it starts, wherever they lie.
+        swap.stop_service(self.hub, self.run, self.broker.place.container, self.report)
+        for one in changes:
             with step(self.report, "swap", self.broker.name):
                 swap.swap_in(self.run, one)
         return password
@@ -208,6 +207,17 @@ class _Change:
         os.chown(seen, *self._owner)
         container = self.broker.place.container
         return mosquittousers.new_line(self.hub.stack, container, seen, self._owner, user, password)
+
+    def _passwords(self, made: Path, content: bytes) -> Swap:
+        """Write the new password file where a rename can take it from, its removal armed."""
+        live = self.places.passwords
+        old, new = made / "old", made / "passwd"
+        if made.stat().st_dev != live.parent.stat().st_dev:  # as in the hub folder, on the card
+            old, new = files.beside(live), files.beside(live)
+        one = self._swap(live, old, new)
+        self.run.swapping(one)
+        files.write(new, content, mode=0o600, owner=self._owner)
+        return one
 
     def _texts(self, now: Present, wanted: Wanted) -> tuple[Swap, ...]:
         """Write the new texts beside the old ones, their removal armed; only those that differ."""

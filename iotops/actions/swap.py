@@ -82,6 +82,15 @@ def _stop(
             hub.stack.stop([service], grace=GRACE)
 
 
+def stop_service(hub: Hub, run: Run, service: str, report: Report = silent) -> None:
+    """Stop a service's container, noting it before; one that does not run is left as it is."""
+    container = hub.stack.containers().get(service)
+    if container is not None and container.state == "running":
+        with step(report, "stop", service):
+            run.stopping(service, container.id)
+            hub.stack.stop([service], grace=GRACE)
+
+
 def swap_in(run: Run, swap: Swap) -> None:
     """Rename the live folder aside and the new one into its place.
 

@@ -80,11 +80,12 @@ def look(hub: Hub, report: Report = silent, *, fetch: bool = True) -> SyncPlan:
             facts = syncfacts.gather(hub, tree, target, good, tuple(found))
     decided = plan(facts)
     bad = [one.message for one in found if one.severity is Severity.ERROR]
-    noted = {**state, "looked": stamp(), "drift": summary(decided), "finding": "; ".join(bad)[:200]}
+    noted = {"looked": stamp(), "drift": summary(decided), "finding": "; ".join(bad)[:200]}
     if tip and not bad:
         noted["tip"] = tip
     with suppress(IotopsError, OSError):  # to look, nobody needs rights
-        hub.state.update(sync=noted)
+        # Read again: an apply that ended meanwhile has written there what it came to.
+        hub.state.update(sync={**hub.state.read().sync, **noted})
     return decided
 
 

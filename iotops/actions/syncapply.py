@@ -119,7 +119,7 @@ def apply(
                 hint="sudo iotops sync apply",
             )
         _examine(hub, decided, report)
-        snapshot = _snapshot(hub, decided, report) if backup and decided.services else ""
+        snapshot = _snapshot(hub, decided, report) if backup and _touches(hub, decided) else ""
     except IotopsError as error:
         hub.state.refused(ACTION, error.message)
         raise
@@ -149,6 +149,15 @@ def _refuse(hub: Hub, decided: SyncPlan, *, auto: bool) -> None:
             f"the commit {decided.target[:8]} was returned from before: {state.get('why', '')}",
             hint="commit what mends it; or try the same again by hand: iotops sync apply",
         )
+
+
+def _touches(hub: Hub, decided: SyncPlan) -> bool:
+    """Tell whether services may be touched: also by a file that Compose reads beside its own (a
+    file of variables, an included one), which declares anew only when it is in place."""
+    if decided.services:
+        return True
+    parts = {path.resolve() for path in ComposeStack(hub.folder).files()[1]}
+    return any((hub.folder / name).resolve() in parts for name in decided.files)
 
 
 def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from iotops.actions import swap, syncfacts, watch
-from iotops.actions.syncplan import File
+from iotops.actions.syncplan import UP, File
 from iotops.clients import files
 from iotops.clients.compose import ComposeStack
 from iotops.clients.gitremote import Upstream
@@ -194,10 +194,16 @@ def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
         with step(report, "start", name):
             before.stack.start([name])
     for name, need in task.needs.items():
-        # One that was to be made anew and has its old container never saw the new declaration.
-        if name not in exchanged and now[name] and need != OnChange.RECREATE:
+        if name in exchanged or not now[name]:
+            continue
+        # One that was to be made anew and has its old container never saw the new declaration;
+        # but Compose may have stopped it already.
+        if need != OnChange.RECREATE:
             with step(report, "restart", name):
                 before.stack.restart([name])
+        elif there[name].state not in UP:
+            with step(report, "start", name):
+                before.stack.start([name])
     unwell = _judged(before, [name for name in task.needs if task.ids.get(name)], records, report)
     syncfacts.remember(before, ComposeStack(hub.folder))
     with step(report, "clean"):

@@ -187,7 +187,7 @@ def _orphan(one: Container) -> ServiceFacts:
 def _mounts(
     folder: Path, model: ServiceModel, wanted: Mapping[str, File]
 ) -> Iterator[tuple[str, bool]]:
-    for mount in model.mounts:
+    for mount in (*model.mounts, *model.given):
         if mount.source is not None and mount.source.is_relative_to(folder):
             path = mount.source.relative_to(folder).as_posix()
             yield ("" if path == "." else path), path in wanted or mount.source.is_file()

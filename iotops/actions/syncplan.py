@@ -375,7 +375,9 @@ def differences(
     if config_hash and config_hash == running.config_hash:
         return tuple(lines)
     lines += _both(
-        "mount", {*map(_mount, declared.mounts)}, {*map(_mount, _own(running, declared))}
+        "mount",
+        {*map(_mount, (*declared.mounts, *declared.given))},
+        {*map(_mount, _own(running, declared))},
     )
     lines += _both("port", {*map(_port, declared.ports)}, {*map(_port, running.ports)})
     for name in sorted({*declared.environment, *running.environment}):

@@ -105,7 +105,6 @@ class Mosquitto(Service):
         ConfigFile("mosquitto/acl", OnChange.RELOAD),
         # What `iotops device` declares; the broker never reads it.
         ConfigFile("mosquitto/devices.toml", OnChange.NOTHING),
-        ConfigFile("mosquitto/devices.toml", OnChange.NOTHING),  # the ACL and passwords count
     )
     Options = MosquittoOptions
     options: MosquittoOptions

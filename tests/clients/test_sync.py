@@ -240,6 +240,23 @@ def test_files_alone_are_applied_without_a_snapshot(hub: LightHub, desk: Path) -
     assert hub.good("sync", "status")["commit"] == again["commit"]
 
 
+def test_a_file_of_variables_is_applied_behind_a_snapshot(hub: LightHub) -> None:
+    """Compose sees only when it is in place which containers it makes anew."""
+    need("root")
+    text = "name: light\nservices:\n  one:\n    env_file: conf/words\n"
+    (hub.folder / "docker-compose.yaml").write_text(text)
+    (hub.folder / "conf").mkdir()
+    (hub.folder / "conf" / "words").write_text("A=1\n")
+    hub.make()
+    git(hub.folder, "add", "-A")
+    git(hub.folder, "commit", "-qm", "Words")
+    desk = followed(hub)
+    hub.good("sync", "apply", "--yes")
+    push(desk, conf__words="A=2\n")
+    done = hub.good("sync", "apply", "--yes")
+    assert (done["files"], bool(done["snapshot"])) == (["conf/words"], True)
+
+
 def test_everything_happens_as_the_owner() -> None:
     """Root applies, Git and the files are the owner's: root's own Git would refuse the folder."""
     need("root")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -222,6 +223,28 @@ def test_a_broker_that_does_not_know_the_new_password_gets_its_old_files_back(
         broker.add("kitchen")
     assert (broker.files(), (elsewhere / "passwd").read_bytes()) == before and not broker.left()
     assert broker.running() and broker.kind._logins()["sensor"] == 0
+
+
+def test_a_password_file_in_the_hub_folder_on_another_disk(broker: Broker) -> None:
+    """No data folder of the broker's is exchanged then; it must be stopped all the same."""
+    broker.bench.stop()
+    there = broker.folder / "mosquitto" / "passwd"
+    broker.passwords.rename(there)
+    broker.passwords = there
+    conf = broker.folder / "mosquitto" / "mosquitto.conf"
+    conf.write_text(conf.read_text().replace("/mosquitto/secrets/", "/mosquitto/config/"))
+    broker.bench.start()
+    broker.bench.await_ready()
+    tmp, since = broker.bench.data / ".iotops" / "tmp", broker.bench.started_at()
+    tmp.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "iotops-test", tmp], check=True)
+    try:
+        password = broker.add("kitchen")
+        assert broker.bench.started_at() != since
+        assert broker.kind._login("kitchen", password) == 0
+        assert not broker.left()
+    finally:
+        subprocess.run(["umount", tmp], check=True)
 
 
 def test_a_broker_that_was_stopped_stays_stopped(broker: Broker) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -268,6 +270,24 @@ def test_killed_in_between_it_is_returned(hub: SyncHub, where: str, service: str
     done = hub.hub.iotops("resume")
     assert done.code == 0, done.err + done.out
     assert hub.looks() == before
+
+
+def test_a_container_that_compose_stopped_and_did_not_exchange(hub: SyncHub) -> None:
+    """Compose stops the old container first, and may end right there."""
+    before, container = hub.looks(), hub.hub.container("cold")
+    hub.declare(GOOD.replace('["sleep"', '["env", "NEW=4", "sleep"'))
+    fake, real = hub.hub.base / "fake", shutil.which("docker")
+    fake.mkdir()
+    (fake / "docker").write_text(
+        "#!/bin/sh\n"
+        f'case " $* " in *" compose "*" up "*) {real} stop -t 0 {container}; exit 1;; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    (fake / "docker").chmod(0o755)
+    path = {"PATH": f"{fake}:{os.environ['PATH']}"}
+    done = hub.hub.iotops("sync", "apply", "--yes", env=path)
+    assert done.code == 1 and "was returned from" in done.err, done.err
+    assert hub.looks() == before and hub.hub.container("cold") == container
 
 
 def test_killed_after_it_was_proven_it_is_finished(hub: SyncHub) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from iotops.actions import syncfacts
 from iotops.actions.syncplan import (
     File,
     ServiceFacts,
@@ -181,6 +182,16 @@ RUNS = Container(
     environment={"TZ": "UTC", "PASSWORD": "geheim-1", "PATH": "/bin"},
     inherited=frozenset({"PATH"}),
 )
+
+
+def test_files_given_by_configs_are_seen_as_files_of_their_own() -> None:
+    given = Mount(Path("/hub/words.ini"), "/words.ini", "bind", True, False)
+    model = replace(DECLARED, given=(given,))
+    wanted = {"words.ini": File(b"")}
+    found = [*syncfacts._mounts(Path("/hub"), model, wanted)]
+    assert found == [("mosquitto", False), ("words.ini", True)]
+    runs = replace(RUNS, mounts=(*RUNS.mounts, given))
+    assert not any("words.ini" in one for one in differences(model, "h2", "", runs))
 
 
 def test_a_container_as_declared() -> None:
