@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # `status` asks for findings only, and must start quickly
     from iotops.clients.restic import KeyInfo
 
 MARK = "iotops-kit"
-"""The "user" of a paper's key in the repository; its "host" is the hub's name."""
+"""The "user" of a paper's key in the repository; its "host" is the hub's, see `host_of`."""
 BEGUN = "begun"
 """Name in the state of the papers' keys that were there when a kit was begun; gone when it ends."""
 NONE = "none"
@@ -39,6 +39,11 @@ class Added:
     repository: str
     key: KeyInfo
     before: tuple[KeyInfo, ...]
+
+
+def host_of(hub: Hub) -> str:
+    """Give the "host" of this hub's papers' keys: hubs of one name may share a repository."""
+    return f"{hub.name}-{hub.id[:8]}"
 
 
 def of_place(place: Hub, what: str) -> str:
@@ -58,12 +63,12 @@ def add(place: Hub, password_file: Path, report: Report) -> Added:
     with step(report, "repository", place.copy):
         repository_id = check_repository(place).id
         before = repository.list_keys()
-    papers = [one.id[:ID] for one in before if one.user == MARK]
+    papers = [one.id[:ID] for one in before if is_paper(place, one, "")]
     # On record before it is there: killed in between, nobody else would know that it has no paper.
     _begun(place, " ".join(papers) or NONE)
     try:
         with step(report, "key", place.copy):
-            repository.add_key(password_file, user=MARK, host=place.name)
+            repository.add_key(password_file, user=MARK, host=host_of(place))
             access = dataclasses.replace(repository.access, password_file=password_file, key="")
             key = next(one for one in Repository(access).list_keys() if one.current)
     except BaseException:
@@ -77,7 +82,7 @@ def take_back(place: Hub, before: Sequence[KeyInfo]) -> None:
     known = [one.id for one in before]
     with shield(), suppress(IotopsError):
         for one in place.repository.list_keys():
-            if one.user == MARK and one.id not in known:
+            if is_paper(place, one, "") and one.id not in known:
                 place.repository.remove_key(one.id)
         _begun(place, "")
 
@@ -117,13 +122,13 @@ def without_orphans(places: Iterable[Hub], report: Report) -> tuple[str, ...]:
 
 def _is_orphan(place: Hub, key: KeyInfo, begun: str) -> bool:
     """Whether a key of this hub's came when a kit was begun that did not end."""
-    ours = key.user == MARK and key.host == place.name and not key.current
+    ours = is_paper(place, key, "") and not key.current
     return ours and not any(key.named(one) for one in begun.split())
 
 
 def is_paper(hub: Hub, key: KeyInfo, recorded: str) -> bool:
     """Whether a key is of a paper of this hub; another hub may share the repository."""
-    return (key.user == MARK and key.host == hub.name) or key.named(recorded)
+    return (key.user == MARK and key.host == host_of(hub)) or key.named(recorded)
 
 
 def retire(place: Hub, older: Sequence[str], report: Report) -> tuple[str, ...]:

@@ -256,7 +256,7 @@ def test_a_paper_is_made_and_proven(version: str, make: Make) -> None:
     (opened,) = (one for one in keys if one["current"])
     (own,) = (one["id"] for one in keys if not one["current"])
     assert opened["id"] == made["key"]
-    assert (opened["userName"], opened["hostName"]) == ("iotops-kit", "home")
+    assert (opened["userName"], opened["hostName"]) == ("iotops-kit", f"home-{HUB[:8]}")
 
     # As people type: in small letters, with blanks.
     typed = word.lower().replace("-", " ") + "\n"
@@ -294,6 +294,22 @@ def test_an_older_paper_is_retired(printed: House) -> None:
     again = printed.iotops("kit", "--verify", stdin=older)
     assert again.code == 12 and "iotops kit" in again.err
     assert printed.codes() == {"kit.unproven"}
+
+
+def test_the_paper_of_another_hub_of_that_name_stays(printed: House) -> None:
+    """Two hubs may share a repository, and both may have the name that `init` gave them."""
+    theirs = printed.word()
+    settings = printed.base / "hub" / "iotops.toml"
+    other = HUB[::-1]
+    assert other[:8] != HUB[:8]
+    settings.write_text(settings.read_text().replace(HUB, other))
+    made = printed.iotops("kit", "--output", str(printed.page), "--replace", "--yes", "--json")
+    assert made.code == 0, made.err
+    assert printed.word() != theirs
+    assert printed.bare(theirs, "cat", "config")[0] == 0
+    again = printed.iotops("kit", "--output", str(printed.page), "--replace", "--yes", "--json")
+    assert again.code == 0 and only(again.result()["removed"])
+    assert printed.bare(theirs, "cat", "config")[0] == 0
 
 
 def test_a_slip_is_told_before_restic_is_asked(house: House) -> None:
