@@ -101,10 +101,15 @@ def _fill(folder: Path, hub: Hub, tree: Path) -> None:
             _copy(path, folder / relative, here / relative, owner)
     for path in sorted(one for one in folder.iterdir() if one.is_dir()):
         for relative in _local(here, path.name, known, hub.root):
-            target = folder / relative
-            if not os.path.lexists(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                files.copy_plain(here / relative, target)
+            source, target = here / relative, folder / relative
+            if os.path.lexists(target):
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # its service may have removed it meanwhile
+                if source.is_dir():
+                    _copy(source, target, source, owner)
+                else:
+                    files.copy_plain(source, target)
     gone = {path.partition("/")[0] for path in known} | {".git"}  # or it is there already
     for path in sorted(here.iterdir()):
         if path.name not in gone and not os.path.lexists(folder / path.name):
@@ -133,13 +138,17 @@ def _copy(source: Path, target: Path, live: Path, owner: tuple[int, int]) -> Non
 
 
 def _local(here: Path, name: str, known: frozenset[str], root: Path) -> Iterator[Path]:
-    """Yield the small files below a folder of the hub folder that are not under Git."""
+    """Yield the folders and small files below a folder of the hub folder, not those under Git."""
     for top, inner, names in os.walk(here / name):
         inner[:] = [one for one in inner if one != ".git" and Path(top) / one != root]
+        for one in inner:
+            if not (path := Path(top) / one).is_symlink():
+                yield path.relative_to(here)
         for one in names:
             path = Path(top) / one
             relative = path.relative_to(here)
             if relative.as_posix() in known or not files.is_regular(path):
                 continue
-            if path.stat().st_size <= LARGEST:
-                yield relative
+            with suppress(FileNotFoundError):
+                if path.stat().st_size <= LARGEST:
+                    yield relative

@@ -99,7 +99,8 @@ def trial(
         configuration: where the container reads its configuration.
         lines: what stands in it.
         tmp: a folder for the broker's data, on a disk.
-        fixed: the folder of the configuration; what a container mounts out of it is shown whole.
+        fixed: the folder of the configuration, a copy; what a container mounts out of it is shown
+            whole, and may be written where it may be. What only a link in it leads to is live.
         login: name and password of a user whom it should let in.
 
     Raises:
@@ -192,9 +193,12 @@ def _mounts(
     shown: list[tuple[Path, str]] = []
     for number, mount in enumerate((*model.mounts, *model.given)):
         source = mount.source
-        if source is not None and (source.is_relative_to(fixed) or source.is_file()):
+        ours = source is not None and source.is_relative_to(fixed)
+        copied = source is not None and source.resolve().is_relative_to(fixed.resolve())
+        if source is not None and (source.is_file() or (ours and (mount.read_only or copied))):
             if source.exists():
-                shown.append((source.resolve(), mount.target))
+                place = mounts if copied and not mount.read_only and source.is_dir() else shown
+                place.append((source.resolve(), mount.target))
         elif mount.kind in ("bind", "volume"):
             own = folder / str(number)
             own.mkdir()

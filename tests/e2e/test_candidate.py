@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -319,3 +320,21 @@ def until(true: Callable[[], bool], what: str) -> None:
     while not true():
         assert time.monotonic() < ends, f"waited in vain for {what}"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("folder", ["broker", "mosquitto/own"])
+def test_data_and_logs_in_the_hub_folder(hub: CandidateHub, folder: str) -> None:
+    """The trial's broker writes into folders of its own there too, and not into the live ones."""
+    top = hub.folder / folder
+    for name in ("data", "log"):
+        (top / name).mkdir(parents=True)
+        os.chown(top / name, 1883, 1883)
+        hub.change("docker-compose.yaml", f"{hub.root}/mqtt/{name}", f"./{folder}/{name}")
+    (top / "data" / "other").write_text("here it is made in the view, too")
+    conf = hub.tree / "mosquitto" / "mosquitto.conf"
+    more = "log_dest file /mosquitto/log/all.log\npid_file /mosquitto/data/pid\n"
+    conf.write_text(conf.read_text() + more)
+    try:
+        assert hub.examined() == {}
+    finally:
+        shutil.rmtree(top)
