@@ -356,8 +356,8 @@ def _beside(seen: Seen) -> Iterator[Finding]:
             Severity.INFO,
             "git",
             f"{seen.folder} is no Git repository: backups need none, `iotops flows pull` does",
-            f"cd {seen.folder} && printf '.env\\nflows/\\n' >> .gitignore && git init -b main &&"
-            " git add . && git commit -m 'Begin the configuration of the hub'",
+            f"cd {seen.folder} && printf '.env\\nflows/\\n' >> .gitignore && git init -b main; then"
+            " commit what holds no secrets: sudo iotops sync adopt",
         )
     elif seen.git != seen.folder:
         yield _warning(

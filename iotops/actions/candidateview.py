@@ -109,7 +109,7 @@ def _fill(folder: Path, hub: Hub, tree: Path) -> None:
                 if source.is_dir():
                     _copy(source, target, source, owner)
                 else:
-                    files.copy_plain(source, target)
+                    files.copy_plain(source, target, here)  # no folder on the way became a link
     gone = {path.partition("/")[0] for path in known} | {".git"}  # or it is there already
     for path in sorted(here.iterdir()):
         if path.name not in gone and not os.path.lexists(folder / path.name):

@@ -226,15 +226,19 @@ def test_a_broker_that_does_not_know_the_new_password_gets_its_old_files_back(
 
 
 def test_a_password_file_in_the_hub_folder_on_another_disk(broker: Broker) -> None:
-    """No data folder of the broker's is exchanged then; it must be stopped all the same."""
+    """No data folder of the broker's is exchanged then; it must be stopped all the same.
+
+    And the hub folder has no `mosquitto/` yet, where the declaration belongs.
+    """
     broker.bench.stop()
-    there = broker.folder / "mosquitto" / "passwd"
-    broker.passwords.rename(there)
-    broker.passwords = there
-    conf = broker.folder / "mosquitto" / "mosquitto.conf"
+    there = (broker.folder / "mosquitto").rename(broker.folder / "other")
+    for name in ("docker-compose.yaml", "compose.json"):
+        text = (broker.folder / name).read_text()
+        (broker.folder / name).write_text(text.replace(f'{broker.folder}/mosquitto"', f'{there}"'))
+    broker.passwords = broker.passwords.rename(there / "passwd")
+    conf = there / "mosquitto.conf"
     conf.write_text(conf.read_text().replace("/mosquitto/secrets/", "/mosquitto/config/"))
-    broker.bench.start()
-    broker.bench.await_ready()
+    broker.bench.up()
     tmp, since = broker.bench.data / ".iotops" / "tmp", broker.bench.started_at()
     tmp.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "iotops-test", tmp], check=True)
@@ -242,7 +246,7 @@ def test_a_password_file_in_the_hub_folder_on_another_disk(broker: Broker) -> No
         password = broker.add("kitchen")
         assert broker.bench.started_at() != since
         assert broker.kind._login("kitchen", password) == 0
-        assert not broker.left()
+        assert "kitchen" in broker.declaration.read_text() and not broker.left()
     finally:
         subprocess.run(["umount", tmp], check=True)
 

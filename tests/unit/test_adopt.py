@@ -460,4 +460,5 @@ def test_what_else_is_told_of_a_project() -> None:
     assert "name: mine" in told["project.name"].hint
     assert "ONE, TWO" in told["variable.unset"].message
     assert "git init" in told["git.missing"].hint
+    assert "sync adopt" in told["git.missing"].hint, "`git add .` takes password files along"
     only(seen({}, git=Path("/srv")), "git.above", Severity.WARNING, "/srv")
