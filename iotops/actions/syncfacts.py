@@ -33,6 +33,8 @@ OVERRIDES = tuple(
 """The names that Compose looks for, in its order: one of each."""
 MADE = "sync.json"
 """File in iotops' own folder: of which declaration this program made a container."""
+LARGEST = 1 << 20
+"""Bytes up to which a file is read that Git does not know: configuration is small."""
 SHORT = 6
 """Letters that a secret has at least: a shorter one would take ordinary words with it."""
 
@@ -75,10 +77,11 @@ def gather(
     known = wanted if head == target else content(tree, head)
     before = content(tree, good) if good else known
     new = [one.path for one in tree.status() if one.code == "??"]
+    known_to_git = {*wanted, *known, *before}
     present = {
         path: file
-        for path in {*wanted, *known, *before, *new}
-        if (file := on_disk(hub.folder, path)) is not None
+        for path in {*known_to_git, *new}
+        if (file := on_disk(hub.folder, path, whole=path in known_to_git)) is not None
     }
     services, broken = _services(hub, wanted, {*known, *before}, present, unknown=not good)
     host, odd = synchost.look(hub)
@@ -105,8 +108,13 @@ def content(tree: Upstream, commit: str) -> dict[str, File]:
     }
 
 
-def on_disk(folder: Path, path: str) -> File | None:
-    """Read a file of the hub folder; what lies behind a link counts as one."""
+def on_disk(folder: Path, path: str, *, whole: bool = True) -> File | None:
+    """Read a file of the hub folder; what lies behind a link counts as one.
+
+    Args:
+        whole: also a large one; else its size stands for what it holds. A database that nobody
+            has ignored does not fit into the memory of a Pi.
+    """
     place = files.below(folder, path)
     if files.first_link(folder, place.parent) is not None:
         return File(b"", link=True)
@@ -115,7 +123,10 @@ def on_disk(folder: Path, path: str) -> File | None:
     if not files.is_regular(place):
         return None
     with files.open_plain(place) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
-        return File(file.read(), bool(os.fstat(descriptor).st_mode & 0o100))
+        state = os.fstat(descriptor)
+        if not whole and state.st_size > LARGEST:
+            return File(f"{state.st_size} bytes, not read\n".encode())
+        return File(file.read(), bool(state.st_mode & 0o100))
 
 
 def secrets(hub: Hub) -> tuple[str, ...]:

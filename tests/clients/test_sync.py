@@ -114,6 +114,14 @@ def test_equal_then_edited_then_adopted(hub: LightHub) -> None:
     words(unknown, "acl was not edited")
 
 
+def test_a_large_file_that_git_does_not_know_is_not_read(hub: LightHub) -> None:
+    with (hub.folder / "all").open("wb") as file:
+        file.truncate(2 << 30)
+    shown = hub.iotops("sync", "plan")
+    assert shown.code == 0
+    words(shown, "all is not in Git", f"+{2 << 30} bytes, not read")
+
+
 def test_no_secret_is_adopted(hub: LightHub) -> None:
     head = git(hub.folder, "rev-parse", "HEAD")
     (hub.folder / "passwd").write_text("iotops:$7$x\n")

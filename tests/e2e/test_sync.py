@@ -256,6 +256,21 @@ def test_a_tag_that_was_moved_to_a_bad_image_is_moved_back(hub: SyncHub) -> None
             subprocess.run(["docker", "image", "rm", one], capture_output=True, check=False)
 
 
+def test_a_broker_that_empties_its_database_gets_it_back(hub: SyncHub) -> None:
+    """Of a known kind the return also counts what the server holds."""
+    publish(hub.hub, "kept/one", "here")
+    before, compose = hub.looks(), hub.desk / "docker-compose.yaml"
+    line = '    entrypoint: ["sh", "-c", "rm -rf /mosquitto/data/*; exit 3"]\n'
+    text = compose.read_text().replace("  mosquitto:\n", "  mosquitto:\n" + line, 1)
+    hub.commit(compose.name, text)
+    done = hub.apply()
+    assert done.code == 1
+    assert "mosquitto did not come up" in done.err and "not well either" not in done.err, done.err
+    assert "the data of mosquitto is that of the snapshot" in done.err
+    assert any(one.get("step") == "verify" for one in done.lines())
+    assert retained(hub.hub, "kept/one") == "here" and hub.looks() == before
+
+
 @pytest.mark.parametrize(("where", "service"), [("write", ""), ("swap", "cold")])
 def test_killed_in_between_it_is_returned(hub: SyncHub, where: str, service: str) -> None:
     """The second time while it returns by itself, and puts data back."""
