@@ -271,12 +271,16 @@ def _put_data_back(
 
 def _write_back(hub: Hub, task: Task, report: Report) -> None:
     """Write the files of the commit before where those of the new one are."""
+    tree = Upstream(hub.folder, owner=hub.owner)
+    wanted = syncfacts.content(tree, task.commit)
+    for folder in {files.below(hub.folder, path).parent for path in wanted}:
+        if files.first_link(hub.folder, folder) is None:
+            files.sweep(folder)  # a write that died would count as an edit from now on
     if not task.back:
         text = "no commit is known that this hub was good with: the files stay as they are"
         report(Noted("warning", text))
         return
-    tree = Upstream(hub.folder, owner=hub.owner)
-    wanted, back = syncfacts.content(tree, task.commit), syncfacts.content(tree, task.back)
+    back = syncfacts.content(tree, task.back)
     for path in sorted({*wanted, *back}):
         new, old = wanted.get(path), back.get(path)
         if new == old:

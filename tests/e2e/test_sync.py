@@ -280,6 +280,7 @@ def test_killed_in_between_it_is_returned(hub: SyncHub, where: str, service: str
     assert held.until(Step("sync", where, service, 1))
     held.signal(signal.SIGKILL)
     held.end()
+    (hub.folder / "mosquitto" / ".iotops-new-0123456789abcdef").write_text("half a fi")
     up = hub.hub.iotops("up")
     assert up.code != 0 and "iotops resume" in up.err
     done = hub.hub.iotops("resume")
