@@ -33,10 +33,12 @@ from iotops.errors import (
 )
 from iotops.events import Report, silent, step
 from iotops.hub import Hub
-from iotops.journal import stamp
+from iotops.journal import RUNNING, stamp
 from iotops.model import Finding, OnChange, Severity
 from iotops.services.base import Service
 
+ACTION = "sync"
+"""Name of an apply's run, in the journal."""
 REMOTE = "sync"
 """Name of the remote that `[sync] remote` gives the address of."""
 
@@ -195,9 +197,11 @@ def adopt(
         message: of the commit; empty = one that names the files.
 
     Raises:
-        GuardError: one of them holds secrets or running state. UsageError: a path is unknown.
+        GuardError: one of them holds secrets or running state, or an apply goes on. UsageError: a
+            path is unknown.
     """
     with hub.flows_locked("sync adopt"):
+        _refuse_halfway(hub)
         tree = Upstream(hub.folder, owner=hub.owner)
         if tree.exists() and tree.head() is not None:
             tree = syncfacts.worktree(hub)
@@ -219,6 +223,17 @@ def adopt(
             names = ", ".join(chosen[:3]) + (f" and {len(chosen) - 3} more" if chosen[3:] else "")
             commit = tree.commit_all(message or f"Adopt edits on the hub: {names}", chosen)
     return Adopted(commit or "", tuple(chosen))
+
+
+def _refuse_halfway(hub: Hub) -> None:
+    """Refuse while files are those of an apply: they are no edits, and may yet go back."""
+    for record in hub.journal.runs():
+        if record.action == ACTION and record.outcome == RUNNING:
+            raise GuardError(
+                f"the files are those of the apply {record.id}, which "
+                + (record.death if record.dead else "goes on"),
+                hint="settle it first: iotops resume" if record.dead else "wait for it",
+            )
 
 
 def _refuse_secrets(hub: Hub, paths: Sequence[str]) -> None:

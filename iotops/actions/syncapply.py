@@ -17,6 +17,7 @@ from pathlib import Path
 
 from iotops.actions import resume, sync, syncback, syncfacts, watch
 from iotops.actions.recorded import recorded
+from iotops.actions.sync import ACTION
 from iotops.actions.syncback import Back, Task
 from iotops.actions.syncplan import UP, WRITTEN, ChangeKind, File, SyncPlan
 from iotops.clients import files
@@ -35,8 +36,6 @@ from iotops.events import Noted, Report, silent, step
 from iotops.hub import Hub
 from iotops.journal import Run, RunRecord, boot_id, stamp
 from iotops.model import OnChange, Severity
-
-ACTION = "sync"
 
 
 @dataclass(frozen=True)

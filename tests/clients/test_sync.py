@@ -114,6 +114,18 @@ def test_equal_then_edited_then_adopted(hub: LightHub) -> None:
     words(unknown, "acl was not edited")
 
 
+def test_files_of_an_apply_are_not_adopted(hub: LightHub) -> None:
+    opened = Hub.open(hub.folder)
+    opened.guard()
+    run = opened.journal.begin("sync")
+    (hub.folder / "acl").write_text("half of a commit\n")
+    done = hub.iotops("sync", "adopt")
+    assert done.code == 1
+    words(done, run.id, "goes on")
+    run.close("failed")
+    assert hub.good("sync", "adopt")["paths"] == ["acl"]
+
+
 def test_a_large_file_that_git_does_not_know_is_not_read(hub: LightHub) -> None:
     with (hub.folder / "all").open("wb") as file:
         file.truncate(2 << 30)
