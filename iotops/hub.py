@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pwd
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,8 @@ LINK = Path("/etc/iotops/hub")
 ENVIRONMENT = "IOTOPS_HUB"
 FILES = "files"
 """The kind of what no other kind knows."""
+SECRET_NAME = re.compile(r"PASS|PWD|TOKEN|SECRET|KEY|CREDENTIAL", re.IGNORECASE)
+"""Names in `.env` whose values are secret."""
 
 
 def find_folder(given: Path | None, *, start: Path | None = None) -> Path:
@@ -154,6 +157,13 @@ class Hub:
         if folder and (path := Path(folder) / name).is_file():
             return Secret(path.read_text().strip())
         return self.env.get(name)
+
+    def named_secrets(self) -> Mapping[str, str]:
+        """Give the values of `.env` whose names say that they are secret, in clear text.
+
+        For finding them where they must not be; others are ports and time zones.
+        """
+        return {key: value.reveal() for key, value in self.env.items() if SECRET_NAME.search(key)}
 
     @property
     def owner(self) -> tuple[int, int]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from iotops import config
 from iotops.actions import envcheck
 from iotops.actions.candidateview import View, candidate_view
-from iotops.actions.flows import SECRET_NAME
 from iotops.actions.hooks import refused_in_git
 from iotops.clients import enginelook, files
 from iotops.clients.compose import ComposeStack
@@ -110,8 +109,8 @@ def _guarded(name: str, look: Callable[[], Iterator[Finding]], report: Report) -
 
 def _secrets(hub: Hub, *, shortest: int = SHORTEST) -> Mapping[str, str]:
     """Give the values of `.env` whose name says that they are secret."""
-    values = {name: value.reveal() for name, value in hub.env.items() if SECRET_NAME.search(name)}
-    return {name: value for name, value in values.items() if len(value) >= shortest}
+    values = hub.named_secrets().items()
+    return {name: value for name, value in values if len(value) >= shortest}
 
 
 # ---- files and settings -------------------------------------------------------------------------

@@ -9,7 +9,6 @@ format (`flowdoc.py`), the words of the message (`flowdiff.py`), Git itself (`cl
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -40,9 +39,6 @@ ACTION = "flows-pull"
 BRANCH = "flows"
 REMOTE = "flows"
 """Name of the remote that `[flows] remote` gives the address of."""
-
-SECRET_NAME = re.compile(r"PASS|PWD|TOKEN|SECRET|KEY|CREDENTIAL", re.IGNORECASE)
-"""Names in `.env` whose values must not be in the flows; others are ports and time zones."""
 
 
 @dataclass(frozen=True)
@@ -228,13 +224,12 @@ def _last(old: Mapping[str, bytes]) -> _Last:
 
 
 def _guard(hub: Hub, now: Flows, last: _Last, allowed: _Allowed) -> None:
-    secrets = {name: value.reveal() for name, value in hub.env.items() if SECRET_NAME.search(name)}
     findings = flowdoc.judge(
         now,
         last.flows,
         allow_empty=allowed.empty,
         allow_shrink=allowed.shrink,
-        secrets=secrets,
+        secrets=hub.named_secrets(),
         accepted=allowed.places,
     )
     if not findings:

@@ -16,21 +16,20 @@ from datetime import datetime
 from pathlib import Path
 
 from iotops.actions import synchost
-from iotops.actions.flows import SECRET_NAME
 from iotops.actions.syncplan import File, ServiceFacts, SyncFacts, differences
 from iotops.clients import files
 from iotops.clients.compose import ComposeStack, Container, ServiceModel
+from iotops.clients.composefiles import FILES
 from iotops.clients.gitremote import Upstream
 from iotops.errors import GuardError, StackError
 from iotops.hub import Hub
 from iotops.model import Finding, Severity
 
 BRANCH = "main"
-BASES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
 OVERRIDES = tuple(
     f"{stem}.override.{end}" for stem in ("compose", "docker-compose") for end in ("yml", "yaml")
 )
-"""The names that Compose looks for, in its order: one of each."""
+"""What Compose takes in beside one of `FILES`, in its order: one of these."""
 MADE = "sync.json"
 """File in iotops' own folder: of which declaration this program made a container."""
 LARGEST = 1 << 20
@@ -131,8 +130,7 @@ def on_disk(folder: Path, path: str, *, whole: bool = True) -> File | None:
 
 def secrets(hub: Hub) -> tuple[str, ...]:
     """Give the values of `.env` that no diff may show and no commit may hold."""
-    found = (value.reveal() for name, value in hub.env.items() if SECRET_NAME.search(name))
-    return tuple(value for value in found if len(value) >= SHORT)
+    return tuple(value for value in hub.named_secrets().values() if len(value) >= SHORT)
 
 
 def _services(
@@ -228,7 +226,7 @@ def _project(
     """Give the target's Compose project as it will be in the hub folder; None = it is there."""
     names = compose_names(hub, wanted, tracked)
     if all(wanted.get(name) == present.get(name) for name in names if name in wanted) and not any(
-        name in tracked and name not in wanted for name in present if name in BASES + OVERRIDES
+        name in tracked and name not in wanted for name in present if name in FILES + OVERRIDES
     ):
         yield None
         return
@@ -253,12 +251,12 @@ def compose_names(hub: Hub, wanted: Mapping[str, File], tracked: set[str]) -> li
     chosen = hub.env.get("COMPOSE_FILE")
     if chosen is not None:
         return chosen.reveal().split(os.pathsep)
-    there = {name for name in BASES + OVERRIDES if name in wanted}
+    there = {name for name in FILES + OVERRIDES if name in wanted}
     there |= {
-        name for name in BASES + OVERRIDES if name not in tracked and (hub.folder / name).is_file()
+        name for name in FILES + OVERRIDES if name not in tracked and (hub.folder / name).is_file()
     }
     return [
-        *[name for name in BASES if name in there][:1],
+        *[name for name in FILES if name in there][:1],
         *[name for name in OVERRIDES if name in there][:1],
     ]
 

@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 
 from iotops.actions.hooks import refused_in_git
+from iotops.clients import composemodel
 from iotops.clients.compose import Container, Mount, Port, ServiceModel
 from iotops.model import ConfigFile, Finding, OnChange, Severity
 
@@ -329,9 +330,7 @@ _KEYED = re.compile(
 
 def masked(text: str, secrets: Sequence[str]) -> str:
     """Take secrets out of a text: known values, and whatever stands behind a telling name."""
-    for value in sorted(secrets, key=len, reverse=True):
-        text = text.replace(value, "***")
-    return _KEYED.sub(r"\1***", text)
+    return _KEYED.sub(r"\1***", composemodel.masked(text, secrets))
 
 
 def diff_of(path: str, old: File | None, new: File | None) -> str:
