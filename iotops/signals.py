@@ -1,19 +1,26 @@
 """SIGINT, SIGTERM and SIGHUP as one exception, at a time when it does no harm.
 
 The first signal raises `Interrupted` in the main thread; further ones are ignored, because by then
-things are being put right. Inside `shield()` the exception waits for the end of the block. Not
-here: what is put right (`actions/`).
+things are being put right. Inside `shield()` the exception waits for the end of the block. Where
+Python has nobody to give an exception to (a weak reference's callback, a finaliser: the import
+system has such callbacks), it drops it with a printed "Exception ignored"; it is then raised again
+a moment later. Not here: what is put right (`actions/`).
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from iotops.errors import Interrupted
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 _depth = 0
 _waiting: str = ""
@@ -29,17 +36,36 @@ def install() -> None:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue  # started by nohup: it shall go on without its terminal
         signal.signal(number, _on_signal)
+    sys.unraisablehook = _on_dropped
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    global _waiting
     for other in HEARD:
         signal.signal(other, signal.SIG_IGN)
-    name = signal.Signals(number).name
+    _raise(signal.Signals(number).name)
+
+
+def _raise(name: str) -> None:
+    global _waiting
     if _depth:
         _waiting = name
         return
     raise Interrupted(f"interrupted by {name}")
+
+
+UNTIL_AGAIN = 0.005
+"""Seconds from a dropped `Interrupted` to the next try; a callback that drops one is shorter."""
+
+
+def _on_dropped(dropped: UnraisableHookArgs) -> None:
+    error = dropped.exc_value
+    if not isinstance(error, Interrupted):
+        sys.__unraisablehook__(dropped)
+        return
+    name = error.message.removeprefix("interrupted by ")
+    # Nothing that is raised in this hook would be heard either, hence the timer.
+    signal.signal(signal.SIGALRM, lambda _number, _frame: _raise(name))
+    signal.setitimer(signal.ITIMER_REAL, UNTIL_AGAIN)
 
 
 @contextmanager

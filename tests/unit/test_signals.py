@@ -124,3 +124,63 @@ def test_a_shield_without_a_signal_changes_nothing() -> None:
 def test_under_nohup_the_terminal_may_go_and_other_signals_are_heard() -> None:
     body = "send('SIGHUP')\nsay('goes on')\nsend('SIGTERM')"
     assert told(body, "nohup") == ["goes on", "heard: interrupted by SIGTERM"]
+
+
+DROPS = {
+    "a weak reference's callback": """
+import weakref
+class Lock: pass
+lock = Lock()
+def callback(_reference):
+    send('SIGTERM')
+reference = weakref.ref(lock, callback)
+del lock
+""",
+    "a finaliser": """
+class Held:
+    def __del__(self):
+        send('SIGTERM')
+held = Held()
+del held
+""",
+}
+
+
+@pytest.mark.parametrize("where", DROPS)
+def test_a_signal_is_heard_where_python_drops_exceptions(where: str) -> None:
+    """Seen at an import in a restore's last step: it went on and ended with exit 0."""
+    wait = """
+import time
+for _ in range(2000):
+    time.sleep(0.005)
+say('went on')
+"""
+    assert told(DROPS[where] + wait) == ["heard: interrupted by SIGTERM"]
+
+
+def test_a_dropped_signal_waits_for_the_shield_too() -> None:
+    shielded = """
+import time
+with signals.shield():
+    while not signals._waiting:
+        time.sleep(0.005)
+    say('renamed')
+say('went on')
+"""
+    body = "signals.UNTIL_AGAIN = 0.2\n" + DROPS["a finaliser"] + shielded
+    assert told(body) == ["renamed", "heard: interrupted by SIGTERM"]
+
+
+def test_other_dropped_exceptions_are_told_as_ever() -> None:
+    body = """
+class Held:
+    def __del__(self):
+        raise OSError('no such thing')
+def hook(dropped):
+    say(repr(dropped.exc_value))
+sys.__unraisablehook__ = hook
+held = Held()
+del held
+say('went on')
+"""
+    assert told(body) == ["OSError('no such thing')", "went on"]
