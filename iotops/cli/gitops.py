@@ -87,7 +87,7 @@ def pre_commit() -> int:
 
     found = hooks.refused_in_git(hooks.staged(sys.stdin.buffer.read()))
     for line in render.findings(found):
-        click.echo(line, err=True)
+        click.echo(render.harmless(line), err=True)
     return Exit.FAILED if found else Exit.DONE
 
 

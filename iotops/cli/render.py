@@ -41,6 +41,16 @@ if TYPE_CHECKING:
 MARKS = {"info": "·", "warning": "!", "error": "✗"}
 COLOURS = {"info": "blue", "warning": "yellow", "error": "red"}
 
+STEERING = re.compile(
+    r"\x1b(?!\[[0-79;]*m)|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
+)
+"""What steers a terminal or turns the order of letters; plain colours do not (8 hides text)."""
+
+
+def harmless(text: str) -> str:
+    """Write what steers a terminal as its code: names come from snapshots, files and servers."""
+    return STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
 
 class Screen:
     """Where a command's words go.
@@ -96,7 +106,7 @@ class Screen:
 
     def _status(self, text: str) -> None:
         if self.live:
-            click.echo("\r\x1b[K" + text[: _width() - 1], nl=False, err=True)
+            click.echo("\r\x1b[K" + harmless(text)[: _width() - 1], nl=False, err=True)
             self._line = bool(text)
 
     # -- words ----------------------------------------------------------------------------------
@@ -108,7 +118,7 @@ class Screen:
         if self._line:
             click.echo("\r\x1b[K", nl=False, err=True)
             self._line = False
-        click.echo(text, color=_colour())
+        click.echo(harmless(text), color=_colour())
 
     def result(self, value: object, lines: Iterable[str] = ()) -> None:
         """Give the last word of long work: lines for a person, one JSON line of type `result`."""
@@ -129,7 +139,7 @@ class Screen:
             self._out({"message_type": kind, **_plain_dict(value)})
         for line in lines:
             if asked and (self.quiet or self.json) and sys.stdin.isatty():
-                click.echo(line, err=True, color=_colour())
+                click.echo(harmless(line), err=True, color=_colour())
             else:
                 self.say(line)
 
@@ -139,7 +149,7 @@ class Screen:
             click.echo(jsonlib.dumps(_plain(value), indent=2))
             return
         for line in lines:
-            click.echo(line, color=_colour())
+            click.echo(harmless(line), color=_colour())
 
     def _out(self, document: Mapping[str, object]) -> None:
         click.echo(jsonlib.dumps(document))
@@ -183,9 +193,9 @@ def show_error(message: str, hint: str, code: Exit, *, json: bool) -> None:
         return
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
-    click.echo(click.style("error: ", fg="red") + message, err=True, color=_colour())
+    click.echo(click.style("error: ", fg="red") + harmless(message), err=True, color=_colour())
     if hint:
-        click.echo(click.style("next:  ", fg="blue") + hint, err=True, color=_colour())
+        click.echo(click.style("next:  ", fg="blue") + harmless(hint), err=True, color=_colour())
 
 
 # -- shapes ---------------------------------------------------------------------------------------

@@ -197,6 +197,23 @@ def test_quiet_says_nothing_but_the_result_in_json(capsys: pytest.CaptureFixture
         assert out == ('{"message_type": "result", "a": 1}\n' if json_too else "")
 
 
+EVIL = "a\x1b[2Jb\x1b[8mc\x9b1Ad\re\x07f\u202eg"
+HARMLESS = "a\\x1b[2Jb\\x1b[8mc\\x9b1Ad\\re\\x07f\\u202eg"
+
+
+def test_what_steers_a_terminal_is_printed_as_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names come from snapshots that others may have made, from servers and from logs."""
+    out = render.Screen()
+    out.report(Noted("warning", EVIL, EVIL))
+    out.document([], [EVIL])
+    render.show_error(EVIL, EVIL, Exit.FAILED, json=False)
+    told = capsys.readouterr()
+    assert told.out == f"! {HARMLESS}: {HARMLESS}\n{HARMLESS}\n"
+    assert told.err == f"error: {HARMLESS}\nnext:  {HARMLESS}\n"
+    colours = "\x1b[31m✗\x1b[0m told\n\tby \x1b[1;93mNode-RED\x1b[39m"
+    assert render.harmless(colours) == colours
+
+
 def test_findings_come_worst_first_with_the_next_step() -> None:
     found = [
         Finding("a.b", Severity.INFO, "one", "fine"),
