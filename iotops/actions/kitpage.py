@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from pathlib import Path
+from shlex import quote
 
 from iotops.actions.newcard import CREDENTIALS_FILE, PASSWORD_FILE
 
@@ -125,8 +126,8 @@ def steps(ground: Ground, accesses: Sequence[Access]) -> tuple[Step, ...]:
             f"Write the lines of {box} into a file, as they stand there (the QR code holds"
             " the same lines), and have the hub's user:",
             (
-                f"sudo install -m 600 /dev/null {values}",
-                f"sudo nano {values}",
+                f"sudo install -m 600 /dev/null {quote(str(values))}",
+                f"sudo nano {quote(str(values))}",
                 f"id {ground.owner} || sudo useradd -m {ground.owner}",
             ),
         ),
@@ -139,25 +140,27 @@ def steps(ground: Ground, accesses: Sequence[Access]) -> tuple[Step, ...]:
         *others,
         Step(
             "See that all is well, make a backup, remove what was typed here:",
-            ("sudo iotops doctor", "sudo iotops backup", f"sudo rm {values}"),
+            ("sudo iotops doctor", "sudo iotops backup", f"sudo rm {quote(str(values))}"),
         ),
     )
 
 
 def _bring_back(ground: Ground, access: Access, values: Path) -> tuple[str, ...]:
     """Have iotops bring the hub folder back, with the secrets where its settings look for them."""
-    words = [f"iotops init --from-repository - {ground.folder} --name {ground.hub_id[:8]}"]
+    folder = quote(str(ground.folder))
+    words = [f"iotops init --from-repository - {folder} --name {ground.hub_id[:8]}"]
     if access.password_file != PASSWORD_FILE:
-        words.append(f"--password-file {access.password_file}")
+        words.append(f"--password-file {quote(str(access.password_file))}")
     if access.credentials_file not in (None, CREDENTIALS_FILE):
-        words.append(f"--credentials-file {access.credentials_file}")
+        words.append(f"--credentials-file {quote(str(access.credentials_file))}")
     if access.ssh_config is not None:
-        words.append(f"--ssh-config {access.ssh_config}")
+        words.append(f"--ssh-config {quote(str(access.ssh_config))}")
+    script = f"{f' {BREAK}'.join(words)} < {quote(str(values))}"
     return (
-        f"sudo mkdir -p {ground.folder.parent}",
-        f"sudo sh -c '{f' {BREAK}'.join(words)} < {values}'",
-        f"sudo mkdir -p -m 711 {ground.link.parent}",
-        f"sudo ln -sfn {ground.folder} {ground.link}",
+        f"sudo mkdir -p {quote(str(ground.folder.parent))}",
+        f"sudo sh -c {quote(script)}",
+        f"sudo mkdir -p -m 711 {quote(str(ground.link.parent))}",
+        f"sudo ln -sfn {folder} {quote(str(ground.link))}",
     )
 
 

@@ -131,6 +131,41 @@ def test_sshs_configuration_is_named_where_the_settings_look_for_it() -> None:
         assert [f"--ssh-config {path}" in line for line in typed].count(True) == 1
 
 
+def test_a_shell_takes_the_lines_with_any_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "it's my $hub" / "the hub"
+    scratch = tmp_path / "a & b"
+    (tmp_path / "bin").mkdir()
+    scratch.mkdir()
+    (scratch / "kit.env").write_text("RESTIC_PASSWORD=x\n")
+    for name, body in {
+        "sudo": 'exec "$@"',
+        "iotops": f'printf "%s\\n" "$@" > "{tmp_path}/told"; cat > "{tmp_path}/values"',
+    }.items():
+        program = tmp_path / "bin" / name
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+    link = tmp_path / "etc of $it" / "hub"
+    ground = Ground("7c1f0a9b", "iot", folder, Path("/mnt/data"), True, link, scratch)
+    access = Access("it", "a08456ab", {}, (), password_file=Path("/etc/pass word"))
+    back = next(
+        one
+        for one in kitpage.steps(ground, [access])
+        if any("--from-repository" in line for line in one.commands)
+    )
+    subprocess.run(
+        ["/bin/sh", "-e"],
+        input="\n".join(back.commands),
+        text=True,
+        check=True,
+        env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"},
+    )
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told[:3] == ["init", "--from-repository", "-"]
+    assert told[3:] == [str(folder), "--name", "7c1f0a9b", "--password-file", "/etc/pass word"]
+    assert (tmp_path / "values").read_text() == "RESTIC_PASSWORD=x\n"
+    assert link.readlink() == folder and folder.parent.is_dir()
+
+
 def test_a_camera_reads_what_the_page_says(tmp_path: Path) -> None:
     need("zbarimg")
     for number, one in enumerate((sheet(), S3, sheet(credentials=HOSTILE))):
