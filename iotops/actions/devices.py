@@ -238,8 +238,7 @@ class _Change:
                 state = path.stat()
                 owner, mode = (state.st_uid, state.st_gid), state.st_mode & 0o777
             elif not path.parent.exists():  # the broker's own files lie in another folder
-                path.parent.mkdir(mode=0o755)
-                os.chown(path.parent, *owner)
+                files.make_folder(path.parent, owner=owner)
             files.write(Path(one.new), data, mode=mode, owner=owner)
             found.append(one)
         return tuple(found)

@@ -298,9 +298,7 @@ def _write(
         if path.parent.is_symlink() or (path.parent.exists() and not path.parent.is_dir()):
             path.parent.unlink()  # never write where a link leads
         if not path.parent.is_dir():
-            path.parent.mkdir(mode=0o755)
-            if os.geteuid() == 0:
-                os.chown(path.parent, *owner)
+            files.make_folder(path.parent, owner=owner)
         if path.is_symlink() or not path.is_file() or path.read_bytes() != data:
             # Git syncs what it stores; these are copies.
             files.write(path, data, mode=0o644, owner=owner, sync=False)

@@ -428,7 +428,7 @@ class _Restore:
         for path in reversed(above):
             if os.path.lexists(path):
                 continue
-            path.mkdir(mode=0o755)
+            files.make_folder(path)
             recorded = self.folders.get(f"{OTHER}/{files.path_text(path.relative_to(root))}")
             if recorded is not None:
                 os.chown(path, recorded.uid, recorded.gid)

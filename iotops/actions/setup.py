@@ -276,20 +276,16 @@ def _write_folder(
     folder: Path, content: Mapping[str, bytes], owner: tuple[int, int], made: list[Path]
 ) -> None:
     """Write the hub folder; what is new is added to `made`."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    for place in reversed(missing):
-        place.mkdir(mode=0o755)
+    for place in reversed(files.missing_folders(folder)):
+        files.make_folder(place)  # the containers' users read the configuration
         made.append(place)
-        place.chmod(0o755)  # the containers' users read the configuration, whatever the umask
     os.chown(folder, *owner)
     for name, data in content.items():
         path = folder / name
         for parent in reversed(path.relative_to(folder).parents[:-1]):
             if not (folder / parent).exists():
                 made.append(folder / parent)
-                (folder / parent).mkdir()
-                (folder / parent).chmod(0o755)
-                os.chown(folder / parent, *owner)
+                files.make_folder(folder / parent, owner=owner)
         made.append(path)
         files.write(path, data, mode=0o600 if name == ".env" else 0o644, owner=owner)
     made += [folder / ".git", folder / FLOWS]
@@ -320,10 +316,9 @@ def _write_data(
 ) -> None:
     root = choices.data_root
     if choices.data_kind == "folder":
-        for place in reversed([one for one in (root, *root.parents) if not one.exists()]):
-            place.mkdir(mode=0o755)
+        for place in reversed(files.missing_folders(root)):
+            files.make_folder(place)
             made.append(place)
-            place.chmod(0o755)
     if disk.claimable(root, choices.data_kind):  # else it stays as it is, and the claim refuses
         made += [root / disk.FOLDER, root / disk.SENTINEL]
     disk.claim(root, choices.data_kind, hub_id, choices.name, group)

@@ -102,7 +102,7 @@ def swap_in(run: Run, swap: Swap) -> None:
     old.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if swap.had_old:
         live.rename(old)
-    live.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    files.make_folders(live.parent)
     new.rename(live)
     files.sync_folder(live.parent)
     run.swapping(replace(swap, done=True))

@@ -261,6 +261,7 @@ class _Apply:
             decided.head,
             needs={name: need.value for name, need in decided.services.items()},
             ids={name: one.id for name, one in containers.items() if name in decided.services},
+            folders=syncback.new_folders(hub, decided.files),
         )
 
     # -- what was looked at is still there ------------------------------------------------------

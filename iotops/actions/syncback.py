@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from iotops.actions import swap, syncfacts, watch
 from iotops.actions.syncplan import UP, File
@@ -41,6 +41,7 @@ class Task:
         head: where `main` is. phase: how far it has come.
         needs: what each Compose service needs. ids: their containers before; empty = none.
         images: ids of the images that those containers ran.
+        folders: of the hub folder, that were not there before.
     """
 
     commit: str
@@ -50,6 +51,7 @@ class Task:
     needs: Mapping[str, str] = field(default_factory=dict)
     ids: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
 
     @property
     def about(self) -> dict[str, str]:
@@ -62,6 +64,7 @@ class Task:
             "needs": json.dumps(dict(self.needs)),
             "ids": json.dumps(dict(self.ids)),
             "images": json.dumps(dict(self.images)),
+            "folders": json.dumps(dict.fromkeys(self.folders, "")),
         }
 
     def at(self, phase: str, run: Run) -> Task:
@@ -84,6 +87,7 @@ class Task:
             needs=_texts(about.get("needs", "")),
             ids=_texts(about.get("ids", "")),
             images=_texts(about.get("images", "")),
+            folders=tuple(_texts(about.get("folders", ""))),
         )
 
 
@@ -292,9 +296,24 @@ def _write_back(hub: Hub, task: Task, report: Report) -> None:
             report(Noted("warning", f"{path} was edited meanwhile, and is left as it is"))
             continue
         write(hub, path, old)
+    for name in sorted(task.folders, reverse=True):  # inner ones first
+        place = files.below(hub.folder, name)
+        if files.first_link(hub.folder, place) is None:
+            with suppress(OSError):  # it was not made, or somebody has put something there
+                place.rmdir()
 
 
 # -- files ----------------------------------------------------------------------------------------
+
+
+def new_folders(hub: Hub, paths: Collection[str]) -> tuple[str, ...]:
+    """Name the folders that writing files would make in the hub folder."""
+    found = {
+        folder.relative_to(hub.folder).as_posix()
+        for path in paths
+        for folder in files.missing_folders(files.below(hub.folder, path).parent)
+    }
+    return tuple(sorted(found))
 
 
 def write(hub: Hub, path: str, file: File | None) -> None:
@@ -318,7 +337,7 @@ def write(hub: Hub, path: str, file: File | None) -> None:
         place.unlink(missing_ok=True)
         files.sync_folder(place.parent)
         return
-    _make_folders(hub, place.parent)
+    files.make_folders(place.parent, owner=hub.owner)
     if file.link:
         temporary = files.beside(place)
         temporary.symlink_to(os.fsdecode(file.data))
@@ -331,11 +350,3 @@ def write(hub: Hub, path: str, file: File | None) -> None:
     if file.executable:
         mode |= (mode & 0o444) >> 2
     files.write(place, file.data, mode=mode, owner=owner)
-
-
-def _make_folders(hub: Hub, folder: Path) -> None:
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
-    for one in reversed(missing):
-        one.mkdir(mode=0o755)
-        if os.geteuid() == 0:
-            os.chown(one, *hub.owner)

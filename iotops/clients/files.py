@@ -219,6 +219,25 @@ def in_memory(data: bytes) -> Iterator[Path]:
         os.close(descriptor)
 
 
+def make_folder(folder: Path, *, owner: tuple[int, int] | None = None, mode: int = 0o755) -> None:
+    """Make a folder that has this mode whatever the umask, which is 0077 under a timer."""
+    folder.mkdir(mode=mode)
+    folder.chmod(mode)
+    if owner is not None and os.geteuid() == 0:
+        os.chown(folder, *owner)
+
+
+def make_folders(folder: Path, *, owner: tuple[int, int] | None = None) -> None:
+    """Make a folder, and those above it that are missing, so that everybody can enter them."""
+    for one in reversed(missing_folders(folder)):
+        make_folder(one, owner=owner)
+
+
+def missing_folders(folder: Path) -> tuple[Path, ...]:
+    """Name a folder and those above it, as far as they do not exist; the innermost first."""
+    return tuple(one for one in (folder, *folder.parents) if not one.exists())
+
+
 def sync_folder(folder: Path) -> None:
     """Make a folder's entries survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

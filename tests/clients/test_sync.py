@@ -260,6 +260,22 @@ def test_files_alone_are_applied_without_a_snapshot(hub: LightHub, desk: Path) -
     assert hub.good("sync", "status")["commit"] == again["commit"]
 
 
+def test_new_folders_can_be_entered_whatever_the_umask(hub: LightHub, desk: Path) -> None:
+    """The unit's umask is 0077, and the containers' users are not the owner."""
+    need("root")
+    push(desk, **{"conf__deep": "x\n"})
+    (desk / "conf" / "inner").mkdir()
+    (desk / "conf" / "inner" / "one").write_text("x\n")
+    push(desk)
+    before = os.umask(0o077)
+    try:
+        hub.good("sync", "apply", "--auto")
+    finally:
+        os.umask(before)
+    for folder in (hub.folder / "conf", hub.folder / "conf" / "inner"):
+        assert folder.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_file_of_variables_is_applied_behind_a_snapshot(hub: LightHub) -> None:
     """Compose sees only when it is in place which containers it makes anew."""
     need("root")
@@ -348,10 +364,12 @@ def test_a_folder_in_the_way_of_a_file(hub: LightHub, desk: Path) -> None:
     need("root")
     before = git(hub.folder, "rev-parse", "HEAD")
     (hub.folder / "later").mkdir()
-    push(desk, acl="topic read two\n", later="x\n")
+    (hub.folder / "kept").mkdir()  # is there before, and empty as Git sees it
+    push(desk, acl="topic read two\n", conf__deep="x\n", kept__deep="x\n", later="x\n")
     done = hub.iotops("sync", "apply", "--yes")
     assert done.code == 1
     words(done, "later is a folder here")
+    assert not (hub.folder / "conf").exists() and not [*(hub.folder / "kept").iterdir()]
     assert (hub.folder / "acl").read_text() == "topic read one\n"  # written before, and put back
     assert git(hub.folder, "rev-parse", "HEAD") == before
     assert git(hub.folder, "status", "--short") == ""

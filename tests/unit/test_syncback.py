@@ -15,6 +15,7 @@ pytestmark = pytest.mark.unit
 
 def test_a_record_holds_all_that_a_return_needs() -> None:
     task = Task("c" * 40, "b" * 40, "h" * 40, CHANGING, {"one": "recreate"}, {"one": "id-1"})
+    task = replace(task, folders=("a", "a/b"))
     assert Task.of(task.about) == task
     assert all(isinstance(value, str) for value in task.about.values())
 
