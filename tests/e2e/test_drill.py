@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.test_faults import refused, restic, started_at
-from tests.e2e.test_story import backed_up, deploy, saved_again, tampered
+from tests.e2e.test_story import saved_again, tampered
+from tests.support.clients import backed_up, deploy
 from tests.support.hubs import HubUnderTest, docker
 
 pytestmark = pytest.mark.e2e

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_faults import edited, newest_complete
-from tests.e2e.test_story import backed_up, deploy
+from tests.support.clients import backed_up, deploy
 from tests.support.cutter import cutter
 from tests.support.hubs import HubUnderTest, docker
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.test_faults import hub_id, restic
-from tests.e2e.test_story import _influx, backed_up, deploy, points, publish
+from tests.support.clients import backed_up, deploy, influx, points, publish
 from tests.support.hubs import HubUnderTest
 
 pytestmark = pytest.mark.e2e
@@ -34,7 +34,7 @@ def write_points(hub: HubUnderTest, count: int) -> None:
     """Write points at times where nobody else has any."""
     start = time.time_ns()
     lines = "\n".join(f"story value=1i {start + number}" for number in range(count))
-    _influx(hub, "/api/v2/write?org=home&bucket=iot", lines.encode())
+    influx(hub, "/api/v2/write?org=home&bucket=iot", lines.encode())
 
 
 def things(found: dict[str, object]) -> dict[str, set[tuple[str, str, str]]]:

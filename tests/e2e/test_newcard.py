@@ -6,22 +6,18 @@ import json
 import shutil
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import need
-from tests.e2e.test_story import (
+from tests.support.clients import (
     backed_up,
-    deploy,
     flows_revision,
     points,
-    publish,
     retained,
-    write_point,
 )
+from tests.support.fullhub import full_hub
 from tests.support.hubs import Ended, HubUnderTest
 
 pytestmark = pytest.mark.e2e
@@ -30,22 +26,9 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(scope="module")
 def card() -> Iterator[HubUnderTest]:
     """A hub of its own, with content in every service, flows in Git and one backup."""
-    need("docker")
-    need("root")
-    hub = HubUnderTest(Path(tempfile.mkdtemp(prefix="iotops-card-", dir="/var/tmp")))
-    try:
-        hub.make()
-        up = hub.iotops("up")
-        assert up.code == 0, up.err
-        publish(hub, "house/lamp", "on")
-        write_point(hub, 7)
-        deploy(hub, "card")
-        pulled = hub.iotops("flows", "pull")
-        assert pulled.code == 0, pulled.err
+    with full_hub("iotops-card-", "card") as hub:
         backed_up(hub)
         yield hub
-    finally:
-        hub.remove()
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int, int, bytes]]:

@@ -14,16 +14,15 @@ import pytest
 
 from tests.conftest import need
 from tests.e2e.test_newcard import history, tree
-from tests.e2e.test_story import (
+from tests.support.clients import (
     backed_up,
-    deploy,
     flows_revision,
     points,
     publish,
     retained,
-    write_point,
 )
-from tests.support.hubs import HubUnderTest, docker, made_hub
+from tests.support.fullhub import full_hub
+from tests.support.hubs import HubUnderTest, docker
 from tests.support.machine import ENGINE, ENGINES_OWN, NAME, HubThere, SecondMachine
 
 pytestmark = pytest.mark.e2e
@@ -32,23 +31,11 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def first() -> Iterator[HubUnderTest]:
     """A hub of four servers, with content in each service, flows in Git and one backup."""
-    need("docker")
-    need("root")
     for program in ("unshare", "nsenter", "dockerd", "mkfs.ext4"):
         need(program)
-    hub = made_hub(HubUnderTest, "iotops-first-")
-    try:
-        up = hub.iotops("up")
-        assert up.code == 0, up.err
-        publish(hub, "house/lamp", "on")
-        write_point(hub, 7)
-        deploy(hub, "moved")
-        pulled = hub.iotops("flows", "pull")
-        assert pulled.code == 0, pulled.err
+    with full_hub("iotops-first-", "moved") as hub:
         backed_up(hub)
         yield hub
-    finally:
-        hub.remove()
 
 
 @pytest.fixture

@@ -6,19 +6,15 @@ import hashlib
 import json
 import os
 import secrets
-import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from iotops.demo import content, judges
-from iotops.demo.content import Keys
+from iotops.demo import judges
 from tests.e2e.test_faults import (
     edited,
     foreign,
@@ -28,142 +24,23 @@ from tests.e2e.test_faults import (
     restic,
     started_at,
 )
+from tests.support.clients import (
+    backed_up,
+    deploy,
+    flows_revision,
+    points,
+    publish,
+    retained,
+    write_point,
+)
+from tests.support.fullhub import seeded
 from tests.support.hubs import HubUnderTest, docker
 from tests.support.lab import lab
 
 pytestmark = pytest.mark.e2e
 
 
-# -- independent clients --------------------------------------------------------------------------
-
-
-def publish(hub: HubUnderTest, topic: str, text: str) -> None:
-    """Publish a retained message as the hub's own user."""
-    _mosquitto(hub, "mosquitto_pub", "-q", "1", "-r", "-t", topic, "-m", text)
-
-
-def retained(hub: HubUnderTest, topic: str) -> str:
-    """Give a topic's retained message, '' when it has none."""
-    done = _mosquitto(hub, "mosquitto_sub", "-t", topic, "-C", "1", "-W", "2", ok=(0, 27))
-    return done.strip()
-
-
-def _mosquitto(hub: HubUnderTest, program: str, *argv: str, ok: tuple[int, ...] = (0,)) -> str:
-    login = ["-h", "127.0.0.1", "-p", str(hub.ports["mosquitto"]), "-u", "iotops"]
-    login += ["-P", hub.env_value("MQTT_PASSWORD")]
-    done = subprocess.run([program, *login, *argv], capture_output=True, text=True, check=False)
-    assert done.returncode in ok, done.stderr
-    return done.stdout
-
-
-def write_point(hub: HubUnderTest, value: int) -> None:
-    """Write one point into InfluxDB."""
-    _influx(hub, "/api/v2/write?org=home&bucket=iot&precision=s", f"story value={value}i".encode())
-
-
-def points(hub: HubUnderTest) -> int:
-    """Count the points of the story."""
-    query = (
-        'from(bucket:"iot") |> range(start:0) |> filter(fn:(r)=>r._measurement=="story")'
-        " |> group() |> count()"
-    )
-    body = json.dumps({"query": query, "type": "flux"}).encode()
-    rows = _influx(hub, "/api/v2/query?org=home", body, "application/json").split()
-    return int(rows[-1].rsplit(",", 1)[-1]) if rows else 0
-
-
-def _influx(hub: HubUnderTest, path: str, body: bytes, kind: str = "text/plain") -> str:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{hub.ports['influxdb']}{path}",
-        data=body,
-        headers={
-            "Authorization": f"Token {hub.env_value('INFLUXDB_OPERATOR_TOKEN')}",
-            "Content-Type": kind,
-        },
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return str(answer.read().decode())
-
-
-def flows_revision(hub: HubUnderTest) -> str:
-    """Give the revision of what Node-RED runs."""
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{hub.ports['nodered']}/flows",
-        headers={
-            "Authorization": f"Bearer {hub.env_value('NODERED_TOKEN')}",
-            "Node-RED-API-Version": "v2",
-        },
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return str(json.load(answer)["rev"])
-
-
-def deploy(hub: HubUnderTest, label: str) -> str:
-    """Deploy one small flow and give its revision."""
-    flows = [
-        {"id": "a1b2c3d4e5f60718", "type": "tab", "label": label, "disabled": False, "info": ""},
-        {
-            "id": "b1b2c3d4e5f60718",
-            "type": "comment",
-            "z": "a1b2c3d4e5f60718",
-            "name": label,
-            "info": "",
-            "x": 100,
-            "y": 80,
-            "wires": [],
-        },
-    ]
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{hub.ports['nodered']}/flows",
-        data=json.dumps({"flows": flows}).encode(),
-        headers={
-            "Authorization": f"Bearer {hub.env_value('NODERED_TOKEN')}",
-            "Node-RED-API-Version": "v2",
-            "Content-Type": "application/json",
-        },
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return str(json.load(answer)["rev"])
-
-
-def backed_up(hub: HubUnderTest, *argv: str) -> dict[str, object]:
-    """Make a backup that must be complete; give its result."""
-    done = hub.iotops("backup", "--json", *argv)
-    assert done.code == 0, done.err + done.out
-    return done.result()
-
-
 # -- the case that matters ------------------------------------------------------------------------
-
-
-def seeded(hub: HubUnderTest) -> Keys:
-    """Fill the hub as the demo does; give what its clients hold from before the disaster."""
-    url = {name: f"http://127.0.0.1:{port}" for name, port in hub.ports.items()}
-    keys = Keys(
-        broker=hub.ports["mosquitto"],
-        influxdb=url["influxdb"],
-        nodered=url["nodered"],
-        grafana=url["grafana"],
-        org=hub.env_value("INFLUXDB_ORG"),
-        bucket=hub.env_value("INFLUXDB_BUCKET"),
-        users={
-            "iotops": hub.env_value("MQTT_PASSWORD"),
-            "nodered": hub.env_value("NODERED_MQTT_PASSWORD"),
-        },
-        operator=hub.env_value("INFLUXDB_OPERATOR_TOKEN"),
-        admin={
-            "nodered": hub.env_value("NODERED_ADMIN_PASSWORD"),
-            "grafana": hub.env_value("GRAFANA_ADMIN_PASSWORD"),
-        },
-    )
-    reader, writer = content.make_tokens(keys)
-    keys = replace(keys, reader=reader, writer=writer)
-    content.deploy(keys)
-    assert content.write_history(keys) > 1000
-    shards, tombstones = content.delete_removed(keys, hub.root / "influxdb")
-    assert shards >= 4 and tombstones >= 1
-    assert content.make_dashboards(keys) >= 1
-    return keys
 
 
 def test_a_lost_disk_comes_back(hub: HubUnderTest) -> None:

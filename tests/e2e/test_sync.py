@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
-from tests.e2e.test_story import publish, retained
-from tests.support.hubs import Ended, docker
+from tests.support.clients import publish, retained
+from tests.support.desk import Desk, git
+from tests.support.hubs import docker
 from tests.support.killmatrix import RUNNING, Held, LightHub, Step, light_hub
 
 pytestmark = pytest.mark.e2e
@@ -50,60 +50,22 @@ REWRITES = """  cold:
 """
 
 
-def git(folder: Path, *argv: str) -> str:
-    who = [word for pair in ("user.name=a", "user.email=a@b") for word in ("-c", pair)]
-    done = subprocess.run(
-        ["git", "-C", folder, *who, *argv], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-class SyncHub:
+class SyncHub(Desk[LightHub]):
     """The light hub, and the clone at somebody's desk that it follows."""
 
     def __init__(self, hub: LightHub) -> None:
-        self.hub = hub
-        self.folder = hub.folder
-        self.desk = hub.base / "desk"
-        with (hub.folder / "iotops.toml").open("a") as file:
-            file.write(f'\n[sync]\nremote = "{self.desk}"\nwatch = {WATCH}\n')
-        for argv in (("adopt",), ("apply", "--yes")):
-            if argv[0] == "apply":
-                git(hub.base, "clone", "-q", str(hub.folder), str(self.desk))
-            done = hub.iotops("sync", *argv)
-            assert done.code == 0, done.err + done.out
+        super().__init__(hub, watch=WATCH)
         self.image = docker("inspect", "-f", "{{.Config.Image}}", hub.container("cold")).strip()
-
-    def commit(self, path: str, text: str) -> str:
-        """Commit a file's new content at the desk."""
-        (self.desk / path).parent.mkdir(exist_ok=True)
-        (self.desk / path).write_text(text)
-        git(self.desk, "add", "-A")
-        git(self.desk, "commit", "-qm", f"Change {path}")
-        return git(self.desk, "rev-parse", "HEAD")
 
     def declare(self, cold: str) -> str:
         """Commit another declaration of `cold`."""
         if cold == REWRITES:  # it fails by itself; a busy machine may be slow to see it
-            settings = self.desk / "iotops.toml"
-            text = settings.read_text()
-            settings.write_text(text.replace(f"watch = {WATCH}\n", "watch = 60\n"))
+            self.watch_long()
         path = self.desk / "docker-compose.yaml"
         text = path.read_text()
         start, rest = text.index("  cold:"), text.index("    init: true")
         body = cold.format(image=self.image).replace("  cold:\n", "  cold: &cold\n")
         return self.commit(path.name, text[:start] + body + text[rest:])
-
-    def apply(self, *more: str) -> Ended:
-        """Apply what the desk has."""
-        done = self.hub.iotops("sync", "apply", "--yes", "--json", *more)
-        assert "Traceback" not in done.err, done.err
-        return done
-
-    def head(self) -> str:
-        """The commit that the hub folder is at."""
-        return git(self.folder, "rev-parse", "HEAD")
 
     def looks(self) -> dict[str, object]:
         """Everything that must be as it was after a return; no container's id."""
@@ -115,7 +77,7 @@ class SyncHub:
         facts = "{{.Image}} {{.State.Status}} {{json .Config.Cmd}} {{json .Config.Entrypoint}}"
         return {
             "data": data,
-            "files": git(self.folder, "status", "--short") + git(self.folder, "write-tree"),
+            "files": self.edits(),
             "head": self.head(),
             "cold": docker("inspect", "-f", facts, self.hub.container("cold")),
             "running": self.hub.running(),
@@ -126,18 +88,6 @@ class SyncHub:
         return docker(
             "inspect", "-f", "{{.Id}} {{.State.StartedAt}}", self.hub.container("mosquitto")
         )
-
-    def sync_state(self) -> dict[str, str]:
-        """What the state file knows."""
-        return dict(self.hub.known()["sync"])  # type: ignore[arg-type]
-
-    def mend(self) -> None:
-        """Let the desk go back to what the hub is at, by a commit."""
-        git(self.desk, "fetch", "-q", str(self.folder), "main")
-        git(self.desk, "read-tree", "-u", "--reset", "FETCH_HEAD")
-        git(self.desk, "commit", "-q", "--allow-empty", "-m", "Mend it")
-        done = self.apply()
-        assert done.code == 0, done.err + done.out
 
 
 @pytest.fixture(scope="module")

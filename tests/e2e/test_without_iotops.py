@@ -11,22 +11,18 @@ import os
 import re
 import secrets
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import need
-from tests.e2e.test_story import (
+from tests.support.clients import (
     backed_up,
-    deploy,
     flows_revision,
     points,
-    publish,
     retained,
-    write_point,
 )
+from tests.support.fullhub import LAMP, full_hub
 from tests.support.hubs import HubUnderTest
 
 pytestmark = pytest.mark.e2e
@@ -38,17 +34,9 @@ LINES_OF_NPM = 2
 
 @pytest.fixture
 def lost() -> Iterator[HubUnderTest]:
-    """A hub of its own, to be lost."""
-    need("docker")
-    need("root")
-    hub = HubUnderTest(Path(tempfile.mkdtemp(prefix="iotops-plain-", dir="/var/tmp")))
-    try:
-        hub.make()
-        up = hub.iotops("up")
-        assert up.code == 0, up.err
+    """A hub of its own, to be lost; its retained message is a word of this moment."""
+    with full_hub("iotops-plain-", "plain", lamp=secrets.token_hex(8)) as hub:
         yield hub
-    finally:
-        hub.remove()
 
 
 def blocks(hub: HubUnderTest, snapshot: Path) -> list[str]:
@@ -69,10 +57,7 @@ def blocks(hub: HubUnderTest, snapshot: Path) -> list[str]:
 
 
 def test_the_page_brings_a_lost_hub_back(lost: HubUnderTest, tmp_path: Path) -> None:
-    hub, word = lost, secrets.token_hex(8)
-    publish(hub, "house/lamp", word)
-    write_point(hub, 7)
-    deploy(hub, "plain")
+    hub, word = lost, retained(lost, LAMP)
     (hub.root / "notes").mkdir()
     (hub.root / "notes" / "wiring.txt").write_text(word)
     backed_up(hub)
@@ -95,7 +80,7 @@ def test_the_page_brings_a_lost_hub_back(lost: HubUnderTest, tmp_path: Path) -> 
     (hub.root / ".iotops-data-root").write_text(json.dumps({"hub": identity}))
     up = hub.iotops("up")
     assert up.code == 0, up.err + up.out
-    assert retained(hub, "house/lamp") == word
+    assert retained(hub, LAMP) == word
     assert points(hub) == 1
     assert flows_revision(hub) == revision
     assert (hub.root / "notes" / "wiring.txt").read_text() == word
