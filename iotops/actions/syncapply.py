@@ -352,7 +352,8 @@ class _Apply:
         containers = hub.stack.containers()
         ids = {name: containers[name].id if name in containers else "" for name in needs}
         images = {name: containers[name].image_id for name in needs if name in containers}
-        self.task = replace(self.task, needs=needs, ids=ids, images=images)
+        started = {name: containers[name].started_at for name in needs if name in containers}
+        self.task = replace(self.task, needs=needs, ids=ids, images=images, started=started)
         self.task = self.task.at(syncback.CHANGING, run)
         run.note(step="change")
         self._change(hub, needs)

@@ -3,7 +3,8 @@
 The run's record alone says what there is to do, so it can be done again after every death. To
 return: what the new version made of the data is put aside and the data comes back out of the
 snapshot that was taken first, the files are those of the commit before, the containers are made of
-them. Only what was really exchanged is put back. Not here: applying (`syncapply.py`).
+them. Data is put back of what was started under the new commit, made anew or not, and of nothing
+else. Not here: applying (`syncapply.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from iotops.actions import swap, syncfacts, watch
 from iotops.actions.syncplan import UP, File
 from iotops.clients import files
-from iotops.clients.compose import ComposeStack
+from iotops.clients.compose import ComposeStack, Container
 from iotops.clients.gitremote import Upstream
 from iotops.errors import GuardError, StackError
 from iotops.events import Noted, Report, silent, step
@@ -40,7 +41,7 @@ class Task:
         commit: to be equal to. back: the commit to return to; empty = none is known.
         head: where `main` is. phase: how far it has come.
         needs: what each Compose service needs. ids: their containers before; empty = none.
-        images: ids of the images that those containers ran.
+        images: ids of the images that those containers ran. started: when they were started.
         folders: of the hub folder, that were not there before.
     """
 
@@ -51,6 +52,7 @@ class Task:
     needs: Mapping[str, str] = field(default_factory=dict)
     ids: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
+    started: Mapping[str, str] = field(default_factory=dict)
     folders: tuple[str, ...] = ()
 
     @property
@@ -64,6 +66,7 @@ class Task:
             "needs": json.dumps(dict(self.needs)),
             "ids": json.dumps(dict(self.ids)),
             "images": json.dumps(dict(self.images)),
+            "started": json.dumps(dict(self.started)),
             "folders": json.dumps(dict.fromkeys(self.folders, "")),
         }
 
@@ -87,6 +90,7 @@ class Task:
             needs=_texts(about.get("needs", "")),
             ids=_texts(about.get("ids", "")),
             images=_texts(about.get("images", "")),
+            started=_texts(about.get("started", "")),
             folders=tuple(_texts(about.get("folders", ""))),
         )
 
@@ -178,8 +182,14 @@ def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
     there = hub.stack.containers()
     now = {name: there[name].id if name in there else "" for name in task.needs}
     exchanged = [name for name in task.needs if now[name] != task.ids.get(name, "")]
+    # Also a setting that is read at a start may let a server spoil its data.
+    begun = [
+        name
+        for name in task.needs
+        if name not in exchanged and now[name] and _was_started(task, there[name])
+    ]
     with step(report, "stop"):  # a version that is bad goes on writing otherwise
-        for name in exchanged:
+        for name in (*exchanged, *begun):
             if now[name]:
                 hub.stack.stop([name], grace=swap.GRACE)
     with step(report, "write-back"):
@@ -192,13 +202,13 @@ def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
             stack = ComposeStack(hub.folder)
             _name_back(stack, {name: task.images.get(name, "") for name in old}, report)
             stack.prepare(old)
-    services = [one for one in before.services if one.place.container in old]
+    services = [one for one in before.services if one.place.container in (*old, *begun)]
     records = _put_data_back(before, run, services, report)
-    for name in old:
+    for name in (*old, *begun):
         with step(report, "start", name):
             before.stack.start([name])
     for name, need in task.needs.items():
-        if name in exchanged or not now[name]:
+        if name in exchanged or name in begun or not now[name]:
             continue
         # One that was to be made anew and has its old container never saw the new declaration;
         # but Compose may have stopped it already.
@@ -213,6 +223,11 @@ def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
     with step(report, "clean"):
         files.remove_tree(hub.layout.tmp / run.id)
     return Back(tuple(one.name for one in records), unwell)
+
+
+def _was_started(task: Task, one: Container) -> bool:
+    """Tell whether a container was started since the services were about to be touched."""
+    return task.started.get(one.service, one.started_at) != one.started_at
 
 
 def _judged(

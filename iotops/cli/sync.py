@@ -88,8 +88,8 @@ def apply(
 
     First a snapshot is taken. Then only those services are reloaded, restarted or made anew that a
     change concerns, and watched for a while. Where one does not stay well, everything goes back to
-    the commit before by itself, the data of containers that were made anew included; the exit code
-    is then 1. Local edits, and what has changed since it was looked at, are refused with 4, and so
+    the commit before by itself, the data of what was started with it included; the exit code is
+    then 1. Local edits, and what has changed since it was looked at, are refused with 4, and so
     is a remote whose history was rewritten or whose commit no allowed key has signed. 75: it does
     not answer.
 

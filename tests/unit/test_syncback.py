@@ -16,6 +16,7 @@ pytestmark = pytest.mark.unit
 def test_a_record_holds_all_that_a_return_needs() -> None:
     task = Task("c" * 40, "b" * 40, "h" * 40, CHANGING, {"one": "recreate"}, {"one": "id-1"})
     task = replace(task, folders=("a", "a/b"))
+    task = replace(task, images={"one": "sha256:1"}, started={"one": "2026-01-01T00:00:00Z"})
     assert Task.of(task.about) == task
     assert all(isinstance(value, str) for value in task.about.values())
 
