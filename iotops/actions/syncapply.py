@@ -19,7 +19,7 @@ from iotops.actions import resume, sync, syncback, syncfacts, watch
 from iotops.actions.recorded import recorded
 from iotops.actions.sync import ACTION
 from iotops.actions.syncback import Back, Task
-from iotops.actions.syncplan import UP, WRITTEN, ChangeKind, File, SyncPlan
+from iotops.actions.syncplan import RANK, UP, WRITTEN, ChangeKind, File, SyncPlan
 from iotops.clients import files
 from iotops.clients.compose import ComposeStack
 from iotops.clients.gitremote import Upstream
@@ -340,20 +340,18 @@ class _Apply:
         with step(self.report, "write"):
             self._write()
         hub = Hub.open(self.hub.folder)  # with the settings of the commit
-        again = sync.look(hub, fetch=False)
-        recreate = {
-            name
-            for plan in (self.plan, again)
-            for name, need in plan.services.items()
-            if need is OnChange.RECREATE
+        needs = {
+            name: need.value for name, need in most(self.plan, sync.look(hub, fetch=False)).items()
         }
-        needs = {name: need.value for name, need in self.plan.services.items()}
-        needs |= {name: OnChange.RECREATE.value for name in recreate}
         containers = hub.stack.containers()
-        ids = {name: containers[name].id if name in containers else "" for name in needs}
-        images = {name: containers[name].image_id for name in needs if name in containers}
-        started = {name: containers[name].started_at for name in needs if name in containers}
-        self.task = replace(self.task, needs=needs, ids=ids, images=images, started=started)
+        there = {name: containers[name] for name in needs if name in containers}
+        self.task = replace(
+            self.task,
+            needs=needs,
+            ids={name: there[name].id if name in there else "" for name in needs},
+            images={name: one.image_id for name, one in there.items()},
+            started={name: one.started_at for name, one in there.items()},
+        )
         self.task = self.task.at(syncback.CHANGING, run)
         run.note(step="change")
         self._change(hub, needs)
@@ -375,12 +373,17 @@ class _Apply:
         if recreate:
             with step(self.report, "recreate"):
                 self._recreate(hub, recreate)
-        for name, need in needs.items():
-            if need == OnChange.RECREATE:
-                self.done[name] = "made anew"
+            now = hub.stack.containers()
+            for name in recreate:
+                new = name not in now or now[name].id != self.task.ids.get(name)
+                self.done[name] = "made anew" if new else "left as it is"
+        for name, first in watch.in_order(hub, needs):
+            if name in self.done:
                 continue
             left = OnChange.RESTART
-            if need == OnChange.RELOAD:
+            if needs[name] == OnChange.RESTART and first:
+                watch.ready(hub, first, self.report)
+            if needs[name] == OnChange.RELOAD:
                 with step(self.report, "reload", name):
                     left = self._reload(hub, name)
             if left is not OnChange.NOTHING:
@@ -407,6 +410,15 @@ class _Apply:
             if service.place.container == name:
                 return service.reload()
         return OnChange.RESTART
+
+
+def most(*plans: SyncPlan) -> dict[str, OnChange]:
+    """Give the most that a service needs by any of several plans."""
+    needs: dict[str, OnChange] = {}
+    for plan in plans:
+        for name, need in plan.services.items():
+            needs[name] = max(needs.get(name, need), need, key=RANK.index)
+    return needs
 
 
 def _moved(what: str) -> Conflict:

@@ -204,9 +204,13 @@ def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
             stack.prepare(old)
     services = [one for one in before.services if one.place.container in (*old, *begun)]
     records = _put_data_back(before, run, services, report)
-    for name in (*old, *begun):
+    for name, first in watch.in_order(before, (*old, *begun)):
+        if first:
+            with suppress(StackError):  # told at the end
+                watch.ready(before, first, report)
         with step(report, "start", name):
             before.stack.start([name])
+    there = hub.stack.containers()  # to make one anew, Compose may have stopped what depends on it
     for name, need in task.needs.items():
         if name in exchanged or name in begun or not now[name]:
             continue

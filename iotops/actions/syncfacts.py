@@ -185,6 +185,9 @@ def _services(
             config=service.config_files if service is not None else (),
             mounts=mounts,
             stale=_stale(hub.folder, one, mounts, wanted) if one is not None and unknown else (),
+            after=one_declared.after,
+            follows=one_declared.follows,
+            joins=one_declared.joins,
         )
     return found, []
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -97,6 +97,8 @@ class ServiceFacts:
             file.
         stale: configuration files that changed after the container started; only looked for where
             no commit is known that the hub was equal to.
+        after: services that it depends on. follows: those with which it is to be restarted.
+            joins: those whose network or other namespace it shares.
     """
 
     state: str
@@ -106,6 +108,9 @@ class ServiceFacts:
     config: tuple[ConfigFile, ...] = ()
     mounts: tuple[tuple[str, bool], ...] = ()
     stale: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+    joins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,6 +190,7 @@ def plan(facts: SyncFacts) -> SyncPlan:
     findings += [_local(path, facts) for path in local]
     changes += _stale(facts, {one.path for one in changes})
     changes += [*_containers(facts), *facts.host]
+    changes += _dragged(facts, _needs(changes))
     return SyncPlan(
         facts.head, facts.target, facts.good, tuple(changes), _needs(changes), tuple(findings)
     )
@@ -278,6 +284,57 @@ def _containers(facts: SyncFacts) -> Iterator[Change]:
                 lines.append(f"it is {one.state} and stays so; to start it as declared: iotops up")
             text = masked("\n".join(lines), facts.secrets)
             yield Change(name, ChangeKind.CONTAINER, text, name, need, one.container)
+
+
+def _dragged(facts: SyncFacts, needs: Mapping[str, OnChange]) -> Iterator[Change]:
+    """Yield the services that are disturbed because one is that they depend on."""
+    found = {name for name, need in needs.items() if need is OnChange.RECREATE}
+    for kind, dragged in ((OnChange.RECREATE, _made_anew), (OnChange.RESTART, _restarted)):
+        while new := dragged(facts, found):
+            for name, text in new.items():
+                container = facts.services[name].container
+                yield Change(name, ChangeKind.CONTAINER, text, name, kind, container)
+            found |= {*new}
+        found |= {name for name, need in needs.items() if need is OnChange.RESTART}
+
+
+def _made_anew(facts: SyncFacts, found: Set[str]) -> dict[str, str]:
+    """Say why services are made anew along with those found.
+
+    Compose 2.26 also makes anew what lies between two that it is told to make anew, whether it
+    changed or not (seen); later versions do not.
+    """
+    told, left = {*found}, [*found]
+    while left:
+        before = facts.services[left.pop()].after
+        left += [one for one in before if one not in told and one in facts.services]
+        told |= {*before}
+    new: dict[str, str] = {}
+    for name, one in _running_but(found, facts):
+        if name in told and (other := _first(one.after, found)):
+            new[name] = f"Compose may make it anew along with {other}, which it depends on"
+        if other := _first(one.joins, found):
+            new[name] = f"it shares what is made anew with {other}"
+    return new
+
+
+def _restarted(facts: SyncFacts, found: Set[str]) -> dict[str, str]:
+    """Say why services are restarted along with those found."""
+    return {
+        name: f"it is to be restarted with {other} (depends_on: restart)"
+        for name, one in _running_but(found, facts)
+        if (other := _first(one.follows, found))
+    }
+
+
+def _running_but(names: Set[str], facts: SyncFacts) -> Iterator[tuple[str, ServiceFacts]]:
+    for name, one in sorted(facts.services.items()):
+        if one.declared and one.state in UP and name not in names:
+            yield name, one
+
+
+def _first(names: Sequence[str], found: Set[str]) -> str:
+    return next((one for one in names if one in found), "")
 
 
 def _needs(changes: Sequence[Change]) -> dict[str, OnChange]:

@@ -8,7 +8,8 @@ users would. Not here: what follows from a failure (`syncback.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from graphlib import TopologicalSorter
 
 from iotops.clients.compose import Container
 from iotops.errors import StackError
@@ -33,13 +34,8 @@ def prove(hub: Hub, names: Collection[str], seconds: float, report: Report = sil
     """
     if not names:
         return
+    ready(hub, names, report)
     look = _Look(hub, names)
-    with step(report, "ready"):
-        deadline = time.monotonic() + PATIENCE
-        while (waiting := look.waiting(restarts=1)) is not None:
-            if time.monotonic() > deadline:
-                raise look.error(*waiting)
-            time.sleep(PAUSE)
     with step(report, "watch"):
         look.settled()
         ends = time.monotonic() + seconds
@@ -50,6 +46,32 @@ def prove(hub: Hub, names: Collection[str], seconds: float, report: Report = sil
             time.sleep(PAUSE)
         if waiting is not None:
             raise look.error(*waiting)
+
+
+def ready(hub: Hub, names: Collection[str], report: Report = silent) -> None:
+    """See that containers come up.
+
+    Raises:
+        StackError: as `prove`.
+    """
+    look = _Look(hub, names)
+    with step(report, "ready"):
+        deadline = time.monotonic() + PATIENCE
+        while (waiting := look.waiting(restarts=1)) is not None:
+            if time.monotonic() > deadline:
+                raise look.error(*waiting)
+            time.sleep(PAUSE)
+
+
+def in_order(hub: Hub, names: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield services in the order in which they start, each with those that it waits for."""
+    declared = hub.model.services
+    after = {
+        name: tuple(one for one in declared[name].after if one in names) if name in declared else ()
+        for name in sorted(names)
+    }
+    for name in TopologicalSorter(after).static_order():
+        yield name, after[name]
 
 
 class _Look:

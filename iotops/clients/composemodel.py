@@ -77,6 +77,8 @@ class ServiceModel:
         profiles: it is part of the project only while one of them is active; none = always.
         build: the folder that its image is built from on this machine, if it is.
         given: the files that it gets by `secrets` and `configs`.
+        after: the services that it depends on. follows: those of them with which it is to be
+            restarted (`restart: true`). joins: those whose network or other namespace it shares.
     """
 
     name: str
@@ -94,6 +96,9 @@ class ServiceModel:
     profiles: tuple[str, ...] = ()
     build: Path | None = None
     given: tuple[Mount, ...] = ()
+    after: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+    joins: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Name it without its environment, which holds secrets."""
@@ -355,7 +360,7 @@ def _undoubled(value: object) -> object:
 
 
 def _service(name: str, value: Mapping[str, object], volumes: Mapping[str, object]) -> ServiceModel:
-    check = table(value, "healthcheck")
+    check, after = table(value, "healthcheck"), table(value, "depends_on")
     context = word(table(value, "build").get("context"))
     return ServiceModel(
         name=name,
@@ -386,6 +391,13 @@ def _service(name: str, value: Mapping[str, object], volumes: Mapping[str, objec
         network_mode=word(value.get("network_mode")),
         profiles=words(value.get("profiles")),
         build=Path(context) if context.startswith("/") else None,
+        after=tuple(sorted(after)),
+        follows=tuple(sorted(key for key in after if table(after, key).get("restart") is True)),
+        joins=tuple(
+            word(value[key]).removeprefix("service:")
+            for key in ("network_mode", "ipc", "pid")
+            if word(value.get(key)).startswith("service:")
+        ),
     )
 
 

@@ -73,6 +73,19 @@ def test_a_service_as_declared() -> None:
     assert "pa$word" not in repr(read)
 
 
+def test_what_a_service_depends_on() -> None:
+    after = {
+        "db": {"condition": "service_healthy", "restart": True, "required": True},
+        "log": {"condition": "service_started", "required": False},
+    }
+    read = composemodel.model({"name": "x", "services": {"a": {"depends_on": after}, "b": {}}})
+    assert (read.services["a"].after, read.services["a"].follows) == (("db", "log"), ("db",))
+    assert (read.services["b"].after, read.services["b"].follows) == ((), ())
+    joined = {"network_mode": "service:vpn", "pid": "host", "ipc": "service:db"}
+    read = composemodel.model({"name": "x", "services": {"a": joined}})
+    assert read.services["a"].joins == ("vpn", "db")
+
+
 def test_no_health_check_and_no_restart_have_more_than_one_spelling() -> None:
     services = composemodel.model(DECLARED).services
     assert not services["b"].has_health_check

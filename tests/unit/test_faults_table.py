@@ -158,6 +158,8 @@ a secret adopted; a unit of another version; a data root that nothing mounts at 
 a Git remote away; a rewritten history; a commit that nobody allowed has signed;
 a configuration that crash-loops; a version that rewrites its data and fails later;
 a server that starts, spoils its data and only then falls over;
+a service that falls over when it is restarted with another;
+a service that Compose makes anew along with others;
 a run killed while it applies; a commit that was returned from, by a timer;
 something changed since it was looked at; a snapshot that lacks what would be touched;
 Compose ended between a stop and its exchange; files of an apply adopted

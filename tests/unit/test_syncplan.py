@@ -55,6 +55,9 @@ def service_of(name: str, given: dict[str, object]) -> ServiceFacts:
         config=CONFIG if name == "mosquitto" else (),
         mounts=tuple((str(path), bool(alone)) for path, alone in mounts),
         stale=tuple(texts(given.get("stale", []))),
+        after=tuple(texts(given.get("after", []))),
+        follows=tuple(texts(given.get("follows", []))),
+        joins=tuple(texts(given.get("joins", []))),
     )
 
 
