@@ -1,5 +1,5 @@
 """Programs that do not come as images: restic in several versions, influxd, Node-RED's tree, and
-the servers that copies of a repository go to.
+the servers that copies of a repository go to and images come from.
 
 Each lands in a folder of the cache that is named after its version and is put there in one step,
 so a run that was interrupted leaves nothing that looks finished.
@@ -40,7 +40,11 @@ HOST_TOOLS = {
 PAPER_TOOLS = {"chromium": "chromium", "pdftoppm": "poppler-utils", "zbarimg": "zbar-tools"}
 
 #: Servers from Debian packages, unpacked and not installed: a machine gets no SSH server by tests.
-SERVERS = {"sshd": ("openssh-server", "libwrap0"), "rclone": ("rclone",)}
+SERVERS = {
+    "sshd": ("openssh-server", "libwrap0"),
+    "rclone": ("rclone",),
+    "docker-registry": ("docker-registry",),
+}
 SERVERS_RELEASE = "bookworm"
 
 MOTO = ("moto[s3]==5.2.5", "flask", "flask-cors")
@@ -106,7 +110,7 @@ def restic_chosen() -> str | None:
 
 
 def servers_folder() -> Path:
-    """Where the servers lie that copies go to."""
+    """Where the servers lie."""
     return cache() / "servers"
 
 

@@ -1,4 +1,5 @@
-"""Places that copies of a repository go to, as servers on this machine: SFTP, REST, S3.
+"""Servers on this machine: places that copies of a repository go to (SFTP, REST, S3), and one that
+images come from.
 
 Each is a child of the test with a folder and a port of its own; none reads or writes anything of
 the user's. Not here: getting the programs (`tests/lab/programs.py`), and any assertion.
@@ -6,12 +7,16 @@ the user's. Not here: getting the programs (`tests/lab/programs.py`), and any as
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import json
 import os
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from tests.support.hubs import free_port
 from tests.support.lab import lab
@@ -151,6 +156,120 @@ class S3(Server):
     def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
         program = lab().programs["moto_server"]
         return [program, "-H", "127.0.0.1", "-p", str(self.port)], {}
+
+
+_BYTES = "application/octet-stream"
+_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_INDEX = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+
+class Registry(Server):
+    """Debian's image registry. An engine trusts one at 127.0.0.1 without a certificate."""
+
+    def __init__(self, base: Path) -> None:
+        super().__init__(base)
+        (base / "config.yml").write_text(
+            "version: 0.1\nlog: {level: warn, accesslog: {disabled: true}}\n"
+            f"storage: {{filesystem: {{rootdirectory: {base}/store}}, delete: {{enabled: true}}}}\n"
+            f'http: {{addr: "127.0.0.1:{self.port}"}}\n'
+        )
+
+    def name(self, image: str) -> str:
+        """Give the name of an image of it."""
+        return f"127.0.0.1:{self.port}/{image}"
+
+    def take(self, image: str, label: str) -> str:
+        """Push an image that is here, with a label of its own, and remove it here.
+
+        Args:
+            image: a name that the engine knows. label: its name and tag in the registry.
+
+        Returns:
+            Its digest there.
+        """
+        name = self.name(label)
+        _docker("build", "--tag", name, "-", stdin=f"FROM {image}\nLABEL iotops.test={name}\n")
+        _docker("push", name)
+        form = "{{index .RepoDigests 0}}"
+        digest = _docker("image", "inspect", "--format", form, name).strip().partition("@")[2]
+        _docker("image", "rm", name)
+        return digest
+
+    def put(self, label: str, *platforms: str) -> None:
+        """Make an image without content; of several platforms, or of one: "linux/s390x"."""
+        image, _, tag = label.partition(":")
+        if len(platforms) == 1:
+            self._manifest(image, tag, platforms[0])
+            return
+        entries = []
+        for number, platform in enumerate(platforms):
+            size, digest = self._manifest(image, f"{tag}-{number}", platform)
+            system, architecture, *_ = platform.split("/")
+            about = {"os": system, "architecture": architecture}
+            entries.append({**_descriptor(_MANIFEST, size, digest), "platform": about})
+        index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": entries}
+        self._ask("PUT", f"/v2/{image}/manifests/{tag}", json.dumps(index).encode(), _INDEX)
+
+    def forget(self) -> None:
+        """Remove what this machine's engine has of it."""
+        mine = ("image", "ls", "--quiet", "--no-trunc", "--filter", f"reference={self.name('*')}")
+        for image in dict.fromkeys(_docker(*mine).split()):
+            _docker("image", "rm", "--force", image)
+
+    def _manifest(self, image: str, tag: str, platform: str) -> tuple[int, str]:
+        """Push one manifest with an empty layer; gives its size and digest."""
+        layer = bytes(10240)  # the end of an archive, and nothing before it
+        system, architecture, *_ = platform.split("/")
+        config = {
+            "os": system,
+            "architecture": architecture,
+            "config": {"Cmd": ["none"]},
+            "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
+        }
+        kinds = (
+            ("application/vnd.docker.container.image.v1+json", json.dumps(config).encode()),
+            ("application/vnd.docker.image.rootfs.diff.tar.gzip", gzip.compress(layer, mtime=0)),
+        )
+        parts = []
+        for kind, data in kinds:
+            where = self._ask("POST", f"/v2/{image}/blobs/uploads/")
+            self._ask("PUT", f"{where}&digest={_digest(data)}", data)
+            parts.append(_descriptor(kind, len(data), _digest(data)))
+        manifest = {"schemaVersion": 2, "mediaType": _MANIFEST, "config": parts[0]}
+        data = json.dumps({**manifest, "layers": parts[1:]}).encode()
+        self._ask("PUT", f"/v2/{image}/manifests/{tag}", data, _MANIFEST)
+        return len(data), _digest(data)
+
+    def _ask(self, method: str, where: str, data: bytes = b"", kind: str = _BYTES) -> str:
+        """Ask its HTTP API; gives the address that it answers with."""
+        address = where if "://" in where else f"http://127.0.0.1:{self.port}{where}"
+        asked = Request(address, data, {"Content-Type": kind}, method=method)
+        with urlopen(asked, timeout=60) as answer:
+            return str(answer.headers["Location"])
+
+    def _command(self) -> tuple[Sequence[str | Path], Mapping[str, str]]:
+        return [lab().programs["docker-registry"], "serve", self.base / "config.yml"], {}
+
+
+def _docker(*argv: str, stdin: str | None = None) -> str:
+    done = subprocess.run(
+        ["docker", *argv],
+        env={**os.environ, "DOCKER_BUILDKIT": "0"},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"docker {argv}: {done.stderr}"
+    return done.stdout
+
+
+def _descriptor(kind: str, size: int, digest: str) -> dict[str, object]:
+    return {"mediaType": kind, "size": size, "digest": digest}
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 class Silent:
