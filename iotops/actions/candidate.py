@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from iotops import config
-from iotops.actions import envcheck
+from iotops.actions import candidateimages, envcheck
 from iotops.actions.candidateview import View, candidate_view
 from iotops.actions.hooks import refused_in_git
 from iotops.clients import enginelook, files
@@ -81,7 +81,7 @@ def _looked(view: View, report: Report) -> Iterator[Finding]:
             yield _finding("candidate.compose", _compose(view), text, "correct the file")
         return
     yield from _guarded("compose", partial(_project, view, hub), report)
-    yield from _guarded("images", partial(_images, hub), report)
+    yield from _guarded("images", partial(candidateimages.look, hub), report)
     if enginelook.on_this_machine():
         yield from _guarded("ports", partial(_ports, view.hub, hub), report)
         yield from _guarded("folders", partial(_folders, view, hub), report)
@@ -204,49 +204,6 @@ def _readable(hub: Hub) -> bool:
         return bool(hub.services)
     except IotopsError:
         return False
-
-
-def _images(hub: Hub) -> Iterator[Finding]:
-    wanted = {one.image for one in hub.model.services.values() if one.image and not one.built}
-    here = enginelook.images_here(wanted)
-    own = enginelook.platform()
-    for name, model in sorted(hub.model.services.items()):
-        if model.built:
-            continue
-        if not model.image:
-            yield _finding("image.none", name, "it names no image", "write: image: NAME:VERSION")
-        elif (there := here.get(model.image)) is None:
-            yield from _absent(hub, name, model.image, own)
-        elif there != own and there.count("/") == 1:
-            yield Finding(
-                "image.platform",
-                Severity.WARNING,
-                name,
-                f"the image {model.image} on this machine is for {there}, the machine is {own}",
-                f"docker pull {model.image}",
-            )
-
-
-def _absent(hub: Hub, name: str, image: str, own: str) -> Iterator[Finding]:
-    pull = f"docker pull {image}"
-    try:
-        offered = hub.stack.platforms(image)
-    except StackError as error:
-        why = error.message.partition(": ")[2]
-        text = f"the image {image} is not here, and its registry does not give it: {why}"
-        yield _finding("image.missing", name, text, f"correct its name, or get it here: {pull}")
-        return
-    if offered and own not in offered:
-        text = f"the image {image} exists for {', '.join(offered)}; this machine is {own}"
-        yield _finding("image.platform", name, text, "choose an image for this machine")
-        return
-    yield Finding(
-        "image.pull",
-        Severity.WARNING,
-        name,
-        f"the image {image} is not here yet; it can be pulled, but nothing was tried with it",
-        f"{pull}; then look again",
-    )
 
 
 # ---- this machine -------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from iotops.actions import resume, sync, syncback, syncfacts, watch
+from iotops.actions import candidateimages, resume, sync, syncback, syncfacts, watch
 from iotops.actions.recorded import recorded
 from iotops.actions.sync import ACTION
 from iotops.actions.syncback import Back, Task
@@ -204,7 +204,7 @@ def fetch_images(
         tree: a folder with the target's files. tracked: paths that Git knows here now.
 
     Raises:
-        StackError: one cannot be had; nothing was touched.
+        StackError, GuardError: one cannot be had, or cannot run here; nothing was touched.
     """
     made = [name for name, need in decided.services.items() if need is OnChange.RECREATE]
     if not made:
@@ -215,9 +215,7 @@ def fetch_images(
     stack = ComposeStack(hub.folder, files=paths)
     declared = stack.model().services
     images = {declared[name].image for name in made if not declared[name].built}
-    for image in sorted(images - {"", *stack.image_ids(sorted(images))}):
-        with step(report, "pull", image):
-            stack.pull(image)
+    candidateimages.fetch(stack, images - {""}, report)
 
 
 def _snapshot(hub: Hub, decided: SyncPlan, report: Report) -> str:

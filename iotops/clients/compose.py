@@ -361,8 +361,13 @@ class ComposeStack:
         """
         with self._sdk(f"asking the registry for {image}") as client:
             said = client.inspect_distribution(image)  # type: ignore[no-untyped-call]
-            found = rows(table(said).get("Platforms"))
-            return tuple(f"{word(one.get('os'))}/{word(one.get('architecture'))}" for one in found)
+            found = [
+                (word(one.get("os")), word(one.get("architecture")))
+                for one in rows(table(said).get("Platforms"))
+            ]
+            # What a builder says about an image lies beside it, as of an unknown platform.
+            named = [f"{system}/{kind}" for system, kind in found if kind not in ("", "unknown")]
+            return tuple(dict.fromkeys(named))
 
     def pull(self, image: str) -> None:
         """Fetch an image; what runs goes on.

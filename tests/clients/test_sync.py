@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from iotops.actions import syncapply
-from iotops.actions.syncplan import SyncPlan
-from iotops.errors import Conflict, StackError
+from iotops.errors import Conflict
 from iotops.hub import Hub
-from iotops.model import OnChange
 from tests.conftest import need
 from tests.support.lighthub import VERSIONS, LightHub, words
 
@@ -382,32 +380,3 @@ def test_a_hub_folder_that_is_not_at_main(hub: LightHub) -> None:
     words(done, "not at main", "checkout main")
     shutil.rmtree(hub.folder / ".git")
     words(hub.iotops("sync", "plan"), "is not in Git", "git init")
-
-
-ENGINE = """#!/bin/sh
-case "$*" in
-    *config*) echo '{"name": "light", "services":
-        {"one": {"image": "one:2"}, "two": {"image": "two:2"}, "three": {"image": "three:2"}}}' ;;
-    *"inspect one:2") echo '[{"Id": "sha256:1"}]' ;;
-    *inspect*) echo '[]'; exit 1 ;;
-    "pull --quiet two:2") echo two >> "$HOME/pulled" ;;
-    pull*) echo "manifest unknown" >&2; exit 1 ;;
-esac
-"""
-
-
-def test_images_that_are_not_here_are_fetched_first(
-    hub: LightHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of the services that are made anew, and no others."""
-    (hub.programs / "docker").write_text(ENGINE)
-    monkeypatch.setenv("PATH", f"{hub.programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("HOME", str(hub.base))
-    needs = {"one": OnChange.RECREATE, "two": OnChange.RECREATE, "three": OnChange.RESTART}
-    decided = SyncPlan("h", "t", "", (), needs)
-    opened = Hub.open(hub.folder)
-    syncapply.fetch_images(opened, decided, hub.folder, set())
-    assert (hub.base / "pulled").read_text() == "two\n"
-    unknown = SyncPlan("h", "t", "", (), {"three": OnChange.RECREATE})
-    with pytest.raises(StackError, match="fetching the image three:2: manifest unknown"):
-        syncapply.fetch_images(opened, unknown, hub.folder, set())

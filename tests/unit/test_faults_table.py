@@ -162,7 +162,8 @@ a service that falls over when it is restarted with another;
 a service that Compose makes anew along with others;
 a run killed while it applies; a commit that was returned from, by a timer;
 something changed since it was looked at; a snapshot that lacks what would be touched;
-Compose ended between a stop and its exchange; files of an apply adopted
+Compose ended between a stop and its exchange; files of an apply adopted;
+an image's registry gone when it is applied
 """
 ADOPT = """
 a project that is a hub already; a project without the values that it needs;
@@ -177,7 +178,8 @@ a candidate's mosquitto.conf broken; a candidate that opens the broker;
 a candidate whose broker knows no user;
 a candidate's settings.js broken; a candidate with another credentialSecret;
 a candidate's provisioning broken; a candidate's Compose file broken;
-a candidate's image not to be had; a candidate's port taken; a candidate's folder missing;
+a candidate's image not to be had; a candidate's image for other machines;
+a candidate's port taken; a candidate's folder missing;
 a candidate that is another hub's; a secret in a candidate; a look at a candidate killed;
 a variable missing in .env; a variable of .env that nothing uses; an unquoted dollar in .env;
 a name twice in .env; a line of .env that is none; .env in Git or not ignored
