@@ -130,7 +130,8 @@ def judge(
                 f"{one.name} (line {one.line}) has a $ outside single quotes: Compose puts"
                 f" {'a variable' if lost[0] else 'something'} in its place, and a part of the"
                 " value is lost",
-                f"put the value in single quotes: {one.name}='...'",
+                f"put the value in single quotes: {one.name}='...'; a service that was set up with"
+                " what was left of it knows no more than that: then write only this",
             )
     named = {one.name for one in variables}
     for variable in variables:

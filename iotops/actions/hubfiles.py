@@ -62,6 +62,14 @@ _WORDS = "abcdefghjkmnpqrstuvwxyz23456789"
 """Letters of a password that people type from paper: none looks like another."""
 
 
+def into_git(folder: Path) -> str:
+    """Give the commands that put an adopted hub folder under Git, without its secrets."""
+    return (
+        f"cd {folder} && printf '.env\\nflows/\\n' >> .gitignore && git init -b main; then"
+        " commit what holds no secrets: sudo iotops sync adopt"
+    )
+
+
 def generate() -> dict[str, str]:
     """Make a new value for every secret: 32 characters of A-Z, a-z, 0-9, `-` and `_`.
 

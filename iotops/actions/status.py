@@ -51,7 +51,7 @@ class Status:
         services: name -> what the last backup says of it.
         running: the run that goes on now, if one does.
         old_data: bytes that restores have put aside; aside: the same one by one.
-        free: bytes free on the data root.
+        free: bytes free on the data root; None = it is not there, or not this hub's.
         kit_made, kit_proven: when the recovery kit was; ISO 8601 UTC, or "".
         sync: where the hub stands to Git, as it was last looked at (`journal.State.sync`).
         findings: of the mount guard, of the repository's upkeep, of copies, of the kit, and of
@@ -66,7 +66,7 @@ class Status:
     last: tuple[Last, ...]
     running: str
     snapshot: str
-    free: int
+    free: int | None
     old_data: int
     kit_made: str
     kit_proven: str
@@ -131,7 +131,7 @@ def status(hub: Hub) -> Status:
         ),
         running=running,
         snapshot=state.snapshot,
-        free=files.free_bytes(hub.root) if here else 0,
+        free=files.free_bytes(hub.root) if here else None,
         old_data=sum(one.bytes for one in old),
         aside=old,
         kit_made=state.kit.get("made", ""),

@@ -241,7 +241,7 @@ def _refuse_secrets(hub: Hub, paths: Sequence[str]) -> None:
     if refused:
         raise GuardError(
             "; ".join(one.message for one in refused),
-            hint=f"keep it out: add {refused[0].subject} to .gitignore",
+            hint=f"keep out of Git: add to .gitignore: {', '.join(one.subject for one in refused)}",
         )
     values = [value.encode() for value in syncfacts.secrets(hub)]
     for path in paths:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from iotops.actions import synchost
+from iotops.actions import hubfiles, synchost
 from iotops.actions.syncplan import File, ServiceFacts, SyncFacts, differences
 from iotops.clients import files
 from iotops.clients.compose import ComposeStack, Container, ServiceModel
@@ -47,7 +47,7 @@ def worktree(hub: Hub) -> Upstream:
     tree = Upstream(hub.folder, owner=hub.owner)
     if not tree.exists():
         raise GuardError(
-            f"{hub.folder} is not in Git", hint=f"put it there: git init -b {BRANCH} {hub.folder}"
+            f"{hub.folder} is not in Git", hint=f"put it there: {hubfiles.into_git(hub.folder)}"
         )
     branch = tree.branch()
     if branch != BRANCH:

@@ -139,7 +139,8 @@ def status(hub_folder: Path | None, as_json: bool, quiet: bool) -> int:
             for one in found.copies
         ]
         lines += render.table(("copy", "last attempt", "last good", "snapshot there"), each)
-    lines.append(f"{render.size(found.free)} free on the data root")
+    if found.free is not None:
+        lines.append(f"{render.size(found.free)} free on the data root")
     lines += render.old_data(found.aside)
     if found.aside:
         lines.append("swap it back: iotops undo; remove it now: iotops undo --discard")

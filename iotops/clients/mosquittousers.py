@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from iotops.clients import files
@@ -70,8 +70,7 @@ def places(conf: Conf | None, here: Callable[[str], Path | None], name: str) -> 
             raise GuardError(
                 f"mosquitto.conf of {name} must name one {key} in a mounted folder; it names"
                 f" {', '.join(one) or 'none'}",
-                hint=f"write, for example: {key} /mosquitto/"
-                + ("secrets/passwd" if key == "password_file" else "config/acl"),
+                hint=_hint(key, conf, here),
             )
         if not files.is_regular(path):
             raise GuardError(
@@ -80,6 +79,24 @@ def places(conf: Conf | None, here: Callable[[str], Path | None], name: str) -> 
             )
         found.append(path)
     return UserFiles(*found)
+
+
+def _hint(key: str, conf: Conf, here: Callable[[str], Path | None]) -> str:
+    """Say what to write, with a folder that the container really has: not every hub mounts all."""
+    beside = PurePosixPath(conf.password_files[0]).parent if conf.password_files else ""
+    name, folders = "acl", ["/mosquitto/config", str(beside)]
+    if key == "password_file":
+        name, folders = "passwd", ["/mosquitto/secrets", "/mosquitto/config", conf.location]
+    mounted = (one for one in folders if one and (path := here(one)) and path.is_dir())
+    inside = PurePosixPath(next(mounted, folders[0])) / name
+    line = f"in mosquitto.conf: {key} {inside}"
+    if key == "password_file":
+        return f"write, for example, {line}"
+    return (
+        "a user whom it does not name then has no rights; so write first, for each of today's, into"
+        f" {here(str(inside)) or inside}: `user NAME`, and below it `topic readwrite #`; then"
+        f" {line}; then restart the broker"
+    )
 
 
 # -- the password file -----------------------------------------------------------------------------

@@ -286,6 +286,28 @@ def test_the_configuration_must_name_one_file_of_each(tmp_path: Path) -> None:
     assert conf is not None and conf.acl_files == ("/a", "/b")
 
 
+def test_the_hint_names_a_folder_that_the_container_has(tmp_path: Path) -> None:
+    (tmp_path / "users").write_text("")
+
+    def hint(conf: Conf, mounted: str) -> str:
+        def here(inside: str) -> Path | None:
+            return (
+                tmp_path / inside.removeprefix(mounted).lstrip("/") if mounted in inside else None
+            )
+
+        with pytest.raises(GuardError) as raised:
+            mosquittousers.places(conf, here, "mosquitto")
+        return raised.value.hint
+
+    named = Conf(password_files=("/pwfile/users",))
+    told = hint(named, "/pwfile")  # no folder is mounted at /mosquitto/config
+    assert "acl_file /pwfile/acl" in told and f"{tmp_path}/acl" in told
+    assert "today's" in told, "an ACL takes the rights of everybody whom it does not name"
+    assert "password_file /data/passwd" in hint(Conf(location="/data"), "/data")
+    assert "password_file /mosquitto/config/passwd" in hint(Conf(), "/mosquitto/config")
+    assert "password_file /mosquitto/secrets/passwd" in hint(Conf(), "/other")
+
+
 # -- decisions -------------------------------------------------------------------------------------
 
 
