@@ -199,8 +199,8 @@ class DataSettings(_Table):
     )
     ignore_volumes: tuple[str, ...] = Field(
         default=(),
-        description="Docker volumes whose content nobody needs back, by name or `SERVICE:/PATH`;"
-        " any other that holds files makes a backup partial",
+        description="Docker volumes whose content nobody needs back, by name or `SERVICE:/PATH`,"
+        " or so a server's folder elsewhere; any other that holds files makes a backup partial",
     )
     old_data_days: Annotated[int, Field(strict=True, ge=1, le=36_500)] = Field(
         default=7,

@@ -1,8 +1,8 @@
 """What of an existing Compose project no snapshot would hold, and what else its owner should know.
 
 Pure as `adopt.py`. An error means: something of the project is not captured, or not by the kind
-that knows it, until the hint is followed; the rest is told. Not here: Docker volumes, which
-`volumes.py` knows.
+that knows it, until the hint is followed; the rest is told. Not here: Docker volumes, and how data
+in a wrong place is told, which `volumes.py` knows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from iotops import services
+from iotops.actions import hubfiles, volumes
 from iotops.actions.adopt import Kept, Seen, kind_of
 from iotops.clients.compose import Mount, ServiceModel
 from iotops.config import RESERVED
@@ -84,13 +85,7 @@ def _mount(
     elif source != Path("/") and not any(source.is_relative_to(one) for one in MACHINE):
         what = "file" if is_file else "folder"
         where = (seen.folder if is_file or mount.read_only else seen.root) / source.name
-        yield _error(
-            "mount.outside",
-            model.name,
-            f"the {what} {source} ({mount.target} in its container) is neither below the data root"
-            " nor in the hub folder: it is not captured",
-            f"move it to {where} and mount it from there; then: docker compose up -d {model.name}",
-        )
+        yield volumes.outside_of(model.name, f"the {what} {source}", mount.target, where)
     if is_file:
         yield Finding(
             "mount.file",
@@ -107,19 +102,10 @@ def _around(one: Path, other: Path) -> bool:
 
 
 def _in_hub(seen: Seen, model: ServiceModel, mount: Mount, source: Path) -> Finding:
-    kind, goal = kind_of(model.image), seen.root / source.name
-    move = (
-        f"docker compose stop {model.name}; sudo mv {source} {goal}; mount {goal}:{mount.target}"
-        f" instead; docker compose up -d {model.name}"
-    )
+    kind = kind_of(model.image)
     if kind and mount.target in services.kind(kind).targets:
-        return _error(
-            "mount.in-hub",
-            model.name,
-            f"its data lies in the hub folder ({source}): it is copied as plain files while it"
-            f" changes, not as {kind}, and no restore brings it back",
-            move,
-        )
+        return volumes.in_hub(seen.root, model.name, kind, mount.target, source)
+    move = volumes.moving(seen.root, model.name, mount.target, source)
     return _warning(
         "mount.in-hub",
         model.name,
@@ -355,9 +341,9 @@ def _beside(seen: Seen) -> Iterator[Finding]:
             "git.missing",
             Severity.INFO,
             "git",
-            f"{seen.folder} is no Git repository: backups need none, `iotops flows pull` does",
-            f"cd {seen.folder} && printf '.env\\nflows/\\n' >> .gitignore && git init -b main; then"
-            " commit what holds no secrets: sudo iotops sync adopt",
+            f"{seen.folder} is no Git repository: backups need none; `iotops flows` and"
+            " `iotops sync` do",
+            hubfiles.into_git(seen.folder),
         )
     elif seen.git != seen.folder:
         yield _warning(

@@ -175,6 +175,7 @@ def _stack(hub: Hub) -> Iterator[Finding]:
         yield from volumes.outside(hub, name)
     containers = hub.stack.containers()
     yield from volumes.uncaptured(hub, containers)
+    yield from volumes.misplaced(hub)
     published = ports.today(hub.model, containers)
     gone = {one for one in ports.bound(published) if not network.has(one)}
     yield from ports.absent(published, gone, network.addresses() if gone else ())

@@ -110,8 +110,7 @@ class Maker:
             model.result()
             services = [self._service(one, containers) for one in hub.services]
             made_parts.append(self._part(self._other_part()))
-            if (left := volumes.part(hub, containers)) is not None:
-                made_parts.append(self._part(left))
+            made_parts += [self._part(left) for left in volumes.parts(hub, containers)]
         except BaseException:
             model.stop()  # it shall not outlive the run; what ended the run is told
             raise

@@ -172,6 +172,32 @@ def test_a_mount_that_would_be_made_on_the_card(hub: PaperHub) -> None:
     assert not found(hub, "mount.creates")
 
 
+@pytest.mark.parametrize(
+    ("where", "code", "hint"),
+    [
+        ("hub/nodered", "mount.in-hub", "docker compose stop flows; sudo mv"),
+        ("home/nodered", "mount.outside", "move it to"),
+    ],
+)
+def test_a_servers_data_that_is_not_captured_as_its_kind(
+    hub: PaperHub, where: str, code: str, hint: str
+) -> None:
+    """Adopting told it; it goes on being told, until it is moved or said to be unwanted."""
+    source = hub.base / where
+    source.mkdir(parents=True)
+    mount = {"type": "bind", "source": str(source), "target": "/data"}
+    image = {"image": "nodered/node-red:4.1.13", "ports": []}
+    hub.compose({"flows": {**image, "volumes": [mount]}})
+    only(hub, code, Severity.ERROR, "flows:", str(source), hint, f"{hub.root}/nodered")
+    settings = hub.folder / "iotops.toml"
+    text = settings.read_text()
+    settings.write_text(text.replace("[data]", '[data]\nignore_volumes = ["flows:/data"]'))
+    assert not [one for one in found(hub, code) if one.severity is Severity.ERROR]
+    settings.write_text(text)
+    hub.compose({"flows": {**image, "volumes": [{**mount, "read_only": True}]}})
+    assert not found(hub, code)
+
+
 def test_no_backup_yet_an_old_one_and_a_fresh_one(hub: PaperHub) -> None:
     only(hub, "backup.never", Severity.ERROR, "iotops backup")
     state, now = hub.open().state, datetime.now(UTC)
