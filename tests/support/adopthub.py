@@ -109,7 +109,8 @@ class AdoptHub(HubUnderTest):
     def _users(self) -> None:
         image = lab().images["mosquitto"].reference
         passwd = self.folder / "passwd"
-        program = ["--entrypoint", "mosquitto_passwd", "-v", f"{self.folder}:/h", image]
+        program = ["--network", "none", "--entrypoint", "mosquitto_passwd"]
+        program += ["-v", f"{self.folder}:/h", image]
         docker("run", "--rm", *program, "-c", "-b", "/h/passwd", USER, PASSWORD)
         os.chown(passwd, 1883, 1883)
         passwd.chmod(0o600)
