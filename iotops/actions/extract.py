@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from iotops import manifest
 from iotops.clients import attributes, files
 from iotops.clients.restic import Repository
-from iotops.errors import IotopsError, ManifestError, ProgramFailed, UsageError
+from iotops.errors import IotopsError, ManifestError, ProgramFailed, RestoreError, UsageError
 from iotops.events import Moved, Report, silent, step
+from iotops.hub import Hub
 from iotops.model import Artifact, Finding, Manifest, Severity
 
 MANY = 20
@@ -78,6 +79,45 @@ def extract(
             includes=[f"/{folder}" for folder in folders],
             moved=lambda done, total: report(Moved("extract", done, total)),
         )
+
+
+def extract_checked(
+    hub: Hub,
+    snapshot: str,
+    made: Manifest,
+    folders: Sequence[str],
+    target: Path,
+    report: Report,
+    note: Callable[[str], None] = lambda _step: None,
+) -> int:
+    """Extract parts of a snapshot beside the data that they are to replace, and check them.
+
+    Args:
+        snapshot: its full id. made: its manifest. folders: paths below the snapshot's root.
+        target: on the data root's file system; made here.
+        note: is told "extract" and "check" before these are done, for a run's record.
+
+    Returns:
+        Bytes extracted.
+
+    Raises:
+        NoSpace: they do not fit; nothing was extracted.
+        RestoreError: what came out is not as the manifest recorded it.
+    """
+    wanted = artifacts_of(made, folders)
+    room = room_for(wanted, hub.repository.keeps_holes())
+    files.require_space(hub.root, room, doing="extracting the snapshot")
+    note("extract")
+    extract(hub.repository, snapshot, folders, target, report)
+    note("check")
+    if found := check(target, made, folders, report):
+        raise RestoreError(
+            "the extracted files are not as the manifest recorded them; nothing was changed: "
+            + "; ".join(one.message for one in found[:3]),
+            hint="choose another snapshot: iotops snapshots; and check the repository:"
+            " iotops check --all",
+        )
+    return sum(artifact.size for artifact in wanted)
 
 
 def check(root: Path, made: Manifest, folders: Sequence[str], report: Report) -> list[Finding]:

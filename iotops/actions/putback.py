@@ -9,14 +9,13 @@ must, holds the lock, and waits for the services itself. Not here: choosing, pla
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from iotops.actions import aside, extract, swap
 from iotops.clients import files
 from iotops.errors import RestoreError
 from iotops.events import Noted, Report, silent, step
 from iotops.hub import Hub
-from iotops.journal import Run, Swap
+from iotops.journal import Run
 from iotops.model import Finding, ServiceRecord
 from iotops.services.base import Service
 
@@ -44,35 +43,22 @@ def put_back(
     records = [held[one.name] for one in services]
     folders = [one.folder for one in records]
     extracted = hub.layout.tmp / run.id / "snapshot"
-    room = extract.room_for(extract.artifacts_of(made, folders), hub.repository.keeps_holes())
-    files.require_space(hub.root, room, doing="extracting the snapshot")
-    extract.extract(hub.repository, snapshot, folders, extracted, report)
-    if found := extract.check(extracted, made, folders, report):
-        raise RestoreError(
-            "the extracted files are not as the manifest recorded them: " + found[0].message,
-            hint="check the repository: restic check --read-data",
-        )
+    extract.extract_checked(hub, snapshot, made, folders, extracted, report)
     for service, record in zip(services, records, strict=True):
         with step(report, "prepare", service.name):
+            swap.refuse_link(hub, service.place.folder)
             live = service.place.folder if service.place.folder.is_dir() else None
             for note in service.load(extracted / record.folder, record, live):
                 report(Noted("warning", note, service.name))
     files.sync_filesystem(hub.root)
     for service, record in zip(services, records, strict=True):
-        _exchange(hub, run, service, extracted / record.folder, report)
+        live = service.place.folder
+        swap.stop_for_swap(hub, run, live, report)
+        with step(report, "swap", service.name):
+            swap.swap_folder(hub, run, service.name, live, extracted / record.folder)
     swap.start_stopped(hub, run, report)
     aside.measured(hub, run)
     return tuple(records)
-
-
-def _exchange(hub: Hub, run: Run, service: Service, new: Path, report: Report) -> None:
-    live = service.place.folder
-    if (link := files.first_link(hub.root, live)) is not None:
-        raise RestoreError(f"{live} is or lies behind the symbolic link {link}")
-    swap.stop_for_swap(hub, run, live, report)
-    old = hub.layout.replaced / run.id / live.relative_to(hub.root)
-    with step(report, "swap", service.name):
-        swap.swap_in(run, Swap(service.name, str(live), str(old), str(new), live.exists()))
 
 
 def verified(hub: Hub, records: Sequence[ServiceRecord]) -> Iterator[Finding]:

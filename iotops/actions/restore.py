@@ -41,14 +41,13 @@ from iotops.clients.restic import SnapshotInfo, find_snapshot
 from iotops.errors import (
     GuardError,
     LoadError,
-    RestoreError,
     SettingsError,
     StackError,
     UsageError,
 )
 from iotops.events import Noted, Report, silent, step
 from iotops.hub import Hub
-from iotops.journal import Run, Swap
+from iotops.journal import Run
 from iotops.model import (
     Finding,
     Manifest,
@@ -327,25 +326,19 @@ class _Restore:
     def _extract(self) -> None:
         """Extract everything with one call, and believe none of it unchecked."""
         folders = [*(record.folder for record in self.records.values()), *self.parts]
-        wanted = extract.artifacts_of(self.made, folders)
-        self.bytes = sum(artifact.size for artifact in wanted)
-        room = extract.room_for(wanted, self.hub.repository.keeps_holes())
-        files.require_space(self.hub.root, room, doing="extracting the snapshot")
-        self.run.note(step="extract")
-        extract.extract(self.hub.repository, self.snapshot.id, folders, self.extracted, self.report)
-        self.run.note(step="check")
-        found = extract.check(self.extracted, self.made, folders, self.report)
-        if found:
-            raise RestoreError(
-                "the extracted files are not as the manifest recorded them; nothing was changed: "
-                + "; ".join(one.message for one in found[:3]),
-                hint="choose another snapshot: iotops snapshots; and check the repository:"
-                " restic check --read-data",
-            )
+        self.bytes = extract.extract_checked(
+            self.hub,
+            self.snapshot.id,
+            self.made,
+            folders,
+            self.extracted,
+            self.report,
+            lambda name: self.run.note(step=name),
+        )
 
     def _prepare(self, service: Service, record: ServiceRecord) -> None:
         with step(self.report, "prepare", service.name):
-            self._refuse_link(service.place.folder)
+            swap.refuse_link(self.hub, service.place.folder)
             live = service.place.folder if service.place.folder.is_dir() else None
             try:
                 for note in service.load(self.extracted / record.folder, record, live):
@@ -405,21 +398,9 @@ class _Restore:
             self._swap(service.name, live, self.extracted / record.folder)
 
     def _swap(self, name: str, live: Path, new: Path) -> None:
-        self._refuse_link(live)
-        inside = live.relative_to(self.hub.root)
-        old = self.hub.layout.replaced / self.run.id / inside
+        swap.refuse_link(self.hub, live)
         self._make_above(live)
-        had_old = os.path.lexists(live)
-        swap.swap_in(self.run, Swap(name, str(live), str(old), str(new), had_old=had_old))
-
-    def _refuse_link(self, live: Path) -> None:
-        """Refuse a place that lies behind a symbolic link: root would rename in somewhere else."""
-        link = files.first_link(self.hub.root, live.parent)
-        if link is not None:
-            raise RestoreError(
-                f"{live} lies behind the symbolic link {link}, which is not followed",
-                hint=f"look at it, and move it away: ls -l {link}",
-            )
+        swap.swap_folder(self.hub, self.run, name, live, new)
 
     def _make_above(self, live: Path) -> None:
         """Make the folders above a place as they were recorded; no service has them."""

@@ -91,6 +91,35 @@ def stop_service(hub: Hub, run: Run, service: str, report: Report = silent) -> N
             hub.stack.stop([service], grace=GRACE)
 
 
+def refuse_link(hub: Hub, live: Path) -> None:
+    """Refuse a place that lies behind a symbolic link: root would rename in somewhere else.
+
+    Raises:
+        RestoreError: names the link.
+    """
+    link = files.first_link(hub.root, live.parent)
+    if link is not None:
+        raise RestoreError(
+            f"{live} lies behind the symbolic link {link}, which is not followed",
+            hint=f"look at it, and move it away: ls -l {link}",
+        )
+
+
+def swap_folder(hub: Hub, run: Run, name: str, live: Path, new: Path) -> None:
+    """Exchange a folder below the data root for another one; the old one is put aside.
+
+    Args:
+        name: the service's, for the record. live: the folder's place; nobody has it mounted.
+
+    Raises:
+        RestoreError: it lies behind a link. OSError: as `swap_in`.
+    """
+    refuse_link(hub, live)
+    old = hub.layout.replaced / run.id / live.relative_to(hub.root)
+    had_old = os.path.lexists(live)
+    swap_in(run, Swap(name, str(live), str(old), str(new), had_old=had_old))
+
+
 def swap_in(run: Run, swap: Swap) -> None:
     """Rename the live folder aside and the new one into its place.
 
