@@ -147,13 +147,17 @@ def _settings(now: Hub, then: Hub) -> Iterator[Finding]:
         ("hub.id", now.id, then.id),
         ("data.root", str(now.root), str(then.root)),
         ("data.kind", now.settings.data.kind, then.settings.data.kind),
+        # Another state file knows no last good commit; another lock keeps no other run out.
+        ("paths.state", str(now.settings.paths.state), str(then.settings.paths.state)),
+        ("paths.run", str(now.settings.paths.run), str(then.settings.paths.run)),
     ):
         if old != new:
             yield Finding(
                 "candidate.other",
                 Severity.ERROR,
                 config.FILE,
-                f"{key} is {new!r} there and {old!r} here: that is another hub, or other data",
+                f"{key} is {new!r} there and {old!r} here: that is another hub, or other data or"
+                " records",
                 "such a change is made by hand, with the stack down",
             )
     if now.name != then.name:

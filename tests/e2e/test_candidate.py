@@ -250,6 +250,15 @@ def test_another_hub_and_another_project(hub: CandidateHub) -> None:
     error(found, "candidate.other", "data.root", "/mnt/elsewhere")
 
 
+@pytest.mark.parametrize("key", ["state", "run"])
+def test_other_places_outside_the_data_root(hub: CandidateHub, key: str) -> None:
+    """Another state file knows no last good commit, and another lock keeps nobody out."""
+    hub.change("iotops.toml", f'{key} = "{hub.base}/{key}"', f'{key} = "{hub.base}/elsewhere"')
+    found = hub.examined()
+    error(found, "candidate.other", f"paths.{key}", f"{hub.base}/elsewhere")
+    assert found == {}
+
+
 def test_settings_that_cannot_be_read(hub: CandidateHub) -> None:
     hub.change("iotops.toml", "[hub]", "[hub]\nnmae = 1")
     error(found := hub.examined(), "candidate.settings", "nmae")

@@ -180,7 +180,8 @@ a candidate's settings.js broken; a candidate with another credentialSecret;
 a candidate's provisioning broken; a candidate's Compose file broken;
 a candidate's image not to be had; a candidate's image for other machines;
 a candidate's port taken; a candidate's folder missing;
-a candidate that is another hub's; a secret in a candidate; a look at a candidate killed;
+a candidate that is another hub's; a candidate with another state file or lock;
+a secret in a candidate; a look at a candidate killed;
 a variable missing in .env; a variable of .env that nothing uses; an unquoted dollar in .env;
 a name twice in .env; a line of .env that is none; .env in Git or not ignored
 """
