@@ -15,7 +15,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from iotops.actions import candidateimages, resume, sync, syncback, syncfacts, watch
+from iotops.actions import (
+    candidateimages,
+    refusals,
+    resume,
+    sync,
+    syncback,
+    syncfacts,
+    watch,
+)
 from iotops.actions.recorded import recorded
 from iotops.actions.sync import ACTION
 from iotops.actions.syncback import Back, Task
@@ -32,10 +40,10 @@ from iotops.errors import (
     StackError,
     UsageError,
 )
-from iotops.events import Noted, Report, silent, step
+from iotops.events import Report, silent, step
 from iotops.hub import Hub
 from iotops.journal import Run, RunRecord, boot_id, stamp
-from iotops.model import OnChange, Severity
+from iotops.model import OnChange
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ def unattended(hub: Hub, report: Report = silent) -> Applied:
     Raises:
         Skipped: the remote does not answer, or another run goes on.
         Conflict: the remote, the hub's files, or a commit that was returned from before, forbid it.
+        GuardError: the commit is refused, now or within the last day.
         IotopsError: as `apply`.
     """
     try:
@@ -99,7 +108,7 @@ def apply(
     """Apply a plan.
 
     Args:
-        auto: nobody watches: a commit that was returned from is not tried again.
+        auto: nobody watches: a commit that was returned from, or refused, is not tried again.
         backup: take a snapshot before a service is touched; without one no data comes back.
 
     Raises:
@@ -117,6 +126,8 @@ def apply(
                 "an apply needs root: it makes a backup, and may have to put data back",
                 hint="sudo iotops sync apply",
             )
+        if auto:
+            refusals.refuse_again(hub, decided.target, report)
         _examine(hub, decided, report)
         snapshot = _snapshot(hub, decided, report) if backup and _touches(hub, decided) else ""
     except IotopsError as error:
@@ -182,16 +193,12 @@ def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:
             place.chmod(0o755 if file.executable else 0o644)
         tracked = {*syncfacts.content(tree, decided.head)}
         fetch_images(hub, decided, Path(base), tracked, report)
+        mark = refusals.judged(hub, decided.target)
         with step(report, "examine"):
             found = examine(hub, Path(base), report)
-    for one in found:
-        level = "error" if one.severity is Severity.ERROR else "warning"
-        report(Noted(level, one.message, one.subject))
-    if bad := [one for one in found if one.severity is Severity.ERROR]:
-        more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        text = f"the commit {decided.target[:8]} is refused, nothing was touched:"
-        text += f" {bad[0].subject}: {bad[0].message}{more}"
-        raise GuardError(text, hint=bad[0].hint or "commit what mends it, then: iotops sync apply")
+    refusals.remember(hub, mark, found)
+    if (error := refusals.tell(decided.target, found, report)) is not None:
+        raise error
 
 
 def fetch_images(

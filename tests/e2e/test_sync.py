@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import need
 from tests.support.clients import publish, retained
 from tests.support.desk import Desk, git
-from tests.support.hubs import docker
+from tests.support.hubs import Ended, docker
 from tests.support.killmatrix import RUNNING, Held, LightHub, Step, light_hub
 
 pytestmark = pytest.mark.e2e
@@ -166,6 +166,52 @@ def test_a_bad_configuration_never_reaches_the_broker(hub: SyncHub) -> None:
     assert "no_such_option" in done.out + done.err
     assert hub.looks() == before and hub.broker() == since
     assert "returned" not in hub.sync_state()
+
+
+def test_a_timer_does_not_try_a_refused_commit_again(hub: SyncHub) -> None:
+    def tried(*more: str) -> bool:
+        done = hub.apply(*more)
+        assert done.code == 1 and said(done).startswith(said(first)), done.err
+        assert told(done) == told(first)
+        steps = [one.get("step") for one in done.lines()]
+        assert ("again at once, by hand" in done.err) == ("examine" not in steps)
+        return "examine" in steps
+
+    def said(done: Ended) -> str:
+        return str(json.loads(done.err)["message"])
+
+    def told(done: Ended) -> list[object]:
+        return [one for one in done.lines() if one["message_type"] == "noted"]
+
+    conf, env = hub.desk / "mosquitto" / "mosquitto.conf", hub.folder / ".env"
+    good, values, since = conf.read_text(), env.read_text(), hub.broker()
+    hub.commit("mosquitto/mosquitto.conf", good + "no_such_option true\n")
+    first = hub.apply("--auto")
+    assert first.code == 1 and told(first)
+    assert not tried("--auto") and not tried("--auto")
+    assert tried()  # by hand
+    assert not tried("--auto")
+    env.write_text(values + "# seen\n")
+    try:
+        assert tried("--auto") and not tried("--auto")
+    finally:
+        env.write_text(values)
+    assert tried("--auto")
+    known = hub.hub.own / "refused.json"
+    document = json.loads(known.read_text())
+    for looked in ("2020-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00", "no time"):
+        known.write_text(json.dumps({**document, "looked": looked}))
+        assert tried("--auto")
+    assert not tried("--auto")
+    hub.commit("mosquitto/mosquitto.conf", good + "no_such_option false\n")
+    again = hub.apply("--auto")
+    assert again.code == 1 and "examine" in [one.get("step") for one in again.lines()]
+    assert hub.broker() == since
+    hub.mend()
+    hub.commit("mosquitto/mosquitto.conf", good + "max_inflight_messages 30\n")
+    done = hub.apply("--auto")
+    assert done.code == 0, done.err
+    assert not known.exists()
 
 
 def test_a_version_that_rewrites_its_data_and_fails_later(hub: SyncHub) -> None:

@@ -161,6 +161,7 @@ a server that starts, spoils its data and only then falls over;
 a service that falls over when it is restarted with another;
 a service that Compose makes anew along with others;
 a run killed while it applies; a commit that was returned from, by a timer;
+a commit that was refused, by a timer;
 something changed since it was looked at; a snapshot that lacks what would be touched;
 Compose ended between a stop and its exchange; files of an apply adopted;
 an image's registry gone when it is applied
