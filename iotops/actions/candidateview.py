@@ -59,16 +59,23 @@ def candidate_view(hub: Hub, tree: Path) -> Iterator[View]:
     Args:
         tree: the candidate's files, absolute.
     """
+    with held_folder(hub) as top:
+        folder = top / hub.folder.resolve().name
+        folder.mkdir()
+        _fill(folder, hub, tree)
+        yield View(hub, tree, folder)
+
+
+@contextmanager
+def held_folder(hub: Hub) -> Iterator[Path]:
+    """Make a folder, for us alone, in which something is tried; remove it in every case."""
     tmp = hub.layout.tmp if hub.layout.tmp.is_dir() else Path(tempfile.gettempdir())
     sweep(tmp)
     top = Path(tempfile.mkdtemp(prefix=PREFIX, dir=tmp))
     held = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        folder = top / hub.folder.resolve().name
-        folder.mkdir()
-        _fill(folder, hub, tree)
-        yield View(hub, tree, folder)
+        yield top
     finally:
         files.remove_tree(top)
         os.close(held)

@@ -1,7 +1,8 @@
 """Give the broker's devices logins of their own, take them away, and tell which there are.
 
 `mosquitto/devices.toml` declares them; the password file and the devices' block of the ACL follow.
-The broker is stopped while they are exchanged, all three by the same renaming as in a restore: its
+A broker of its own tries the new files first: one that would not come up again is not stopped. The
+broker is stopped while they are exchanged, all three by the same renaming as in a restore: its
 undoing is armed first, and done when the broker does not come up, does not let the device in, or
 lets in anybody. Not here: what a change makes of the files (`deviceplan.py`), and what stands in
 them (`iotops/devices.py`, `clients/mosquittousers.py`).
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iotops import devices
-from iotops.actions import aside, hubfiles, resume, swap
+from iotops.actions import aside, candidateview, hubfiles, resume, swap
 from iotops.actions.deviceplan import (
     Listing,
     Present,
@@ -37,6 +38,7 @@ from iotops.errors import GuardError, IotopsError, StackError, UsageError
 from iotops.events import Noted, Report, silent, step
 from iotops.hub import Hub
 from iotops.journal import Run, Swap
+from iotops.model import Finding, Severity
 from iotops.signals import shield
 
 if TYPE_CHECKING:
@@ -110,6 +112,7 @@ def _change(
         wanted = plan(now)
         now.acl.refuse_edited(places.acl, now.declared)
         runs = _runs(hub, broker)
+        made = _made(hub, broker, places, now, wanted, report, tried=runs)
 
         def put_right(run: Run) -> None:
             if aside.is_settled(run):
@@ -121,9 +124,9 @@ def _change(
         command = f"device {verb} {name}"
         with recorded(hub, "device", report, put_right=put_right, command=command) as run:
             change = _Change(hub, broker, places, run, report)
-            password = change.exchange(now, wanted)
+            change.exchange(now, wanted, made)
             if runs:
-                change.prove(wanted, password)
+                change.prove(wanted, made.password)
             else:
                 text = "the broker does not run and stays so: the login was not tested"
                 report(Noted("warning", text, broker.name))
@@ -132,7 +135,7 @@ def _change(
                 swap.let_go(hub, run)
                 commit = _commit(hub, places, f"{_WORDS[verb]} {name}", report)
     one = wanted.device
-    return Changed(verb, name, one.prefix, one.commands, password, runs, commit)
+    return Changed(verb, name, one.prefix, one.commands, made.password, runs, commit)
 
 
 _WORDS = {
@@ -140,6 +143,76 @@ _WORDS = {
     "rotate": "Set the rights of the device",
     "remove": "Take the login of the device",
 }
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was made for a change: the new password, if there is one, and the password file."""
+
+    password: Secret | None
+    lines: bytes
+
+
+def _made(
+    hub: Hub,
+    broker: Mosquitto,
+    places: UserFiles,
+    now: Present,
+    wanted: Wanted,
+    report: Report,
+    *,
+    tried: bool,
+) -> _Made:
+    """Make the new users, and have a broker try them before anything is disturbed.
+
+    Raises:
+        GuardError: a broker does not come up with them and the configuration on the disk.
+    """
+    owner, name = _owner(broker, places), wanted.device.name
+    with candidateview.held_folder(hub) as folder:
+        password: Secret | None = None
+        with step(report, "password", broker.name):
+            lines = now.passwords.without(name)
+            if wanted.fresh:
+                password = Secret(hubfiles.readable_password(GROUPS))
+                seen = folder / "seen"
+                seen.mkdir(mode=0o700)
+                os.chown(seen, *owner)
+                container = broker.place.container
+                lines = now.passwords.with_line(
+                    mosquittousers.new_line(hub.stack, container, seen, owner, name, password)
+                )
+        if tried:
+            with step(report, "try", broker.name):
+                new = UserFiles(folder / "passwd", folder / "acl")
+                files.write(new.passwords, lines.content(), mode=0o600, owner=owner)
+                state = places.acl.stat()
+                files.write(
+                    new.acl,
+                    wanted.acl.encode("utf-8", "surrogateescape"),
+                    mode=state.st_mode & 0o777,
+                    owner=(state.st_uid, state.st_gid),
+                )
+                found = tuple(broker.validate_users(new, folder))
+            _refuse(broker, found, report)
+    return _Made(password, lines.content())
+
+
+def _refuse(broker: Mosquitto, found: tuple[Finding, ...], report: Report) -> None:
+    bad = [one for one in found if one.severity is Severity.ERROR]
+    if bad:
+        raise GuardError(
+            f"{broker.name} would not be well after it, so nothing was changed: {bad[0].message}",
+            hint=bad[0].hint,
+        )
+    for one in found:
+        report(Noted("warning", one.message, broker.name))
+
+
+def _owner(broker: Mosquitto, places: UserFiles) -> tuple[int, int]:
+    """Whoever owned the password file; the broker where that was root."""
+    state = places.passwords.stat()
+    return (state.st_uid, state.st_gid) if state.st_uid else broker.owner
 
 
 @dataclass(frozen=True)
@@ -152,17 +225,12 @@ class _Change:
     run: Run
     report: Report
 
-    def exchange(self, now: Present, wanted: Wanted) -> Secret | None:
-        """Make the new files and put them in place of the old ones; give the new password."""
-        password: Secret | None = None
-        with step(self.report, "password", self.broker.name):
-            made = self._workplace()
-            lines = now.passwords.without(wanted.device.name)
-            if wanted.fresh:
-                password = Secret(hubfiles.readable_password(GROUPS))
-                lines = now.passwords.with_line(self._line(made, wanted.device.name, password))
-            passwords = self._passwords(made, lines.content())
-            changes = (passwords, *self._texts(now, wanted))
+    def exchange(self, now: Present, wanted: Wanted, made: _Made) -> None:
+        """Write the new files and put them in place of the old ones."""
+        with step(self.report, "write", self.broker.name):
+            folder = self.hub.layout.tmp / self.run.id
+            folder.mkdir(mode=0o700, parents=True)
+            changes = (self._passwords(folder, made.lines), *self._texts(now, wanted))
         for one in changes:
             swap.stop_for_swap(self.hub, self.run, Path(one.live), self.report)
         # It reads its users when it starts, wherever they lie.
@@ -170,7 +238,6 @@ class _Change:
         for one in changes:
             with step(self.report, "swap", self.broker.name):
                 swap.swap_in(self.run, one)
-        return password
 
     def prove(self, wanted: Wanted, password: Secret | None) -> None:
         """Start what was stopped, and ask the broker as everybody would.
@@ -190,24 +257,6 @@ class _Change:
                     hint=f"look at it: iotops logs {self.broker.name}",
                 )
 
-    @property
-    def _owner(self) -> tuple[int, int]:
-        """Whoever owned the password file; the broker where that was root."""
-        state = self.places.passwords.stat()
-        return (state.st_uid, state.st_gid) if state.st_uid else self.broker.owner
-
-    def _workplace(self) -> Path:
-        folder = self.hub.layout.tmp / self.run.id
-        folder.mkdir(mode=0o700, parents=True)
-        return folder
-
-    def _line(self, folder: Path, user: str, password: Secret) -> bytes:
-        seen = folder / "seen"
-        seen.mkdir(mode=0o700)
-        os.chown(seen, *self._owner)
-        container = self.broker.place.container
-        return mosquittousers.new_line(self.hub.stack, container, seen, self._owner, user, password)
-
     def _passwords(self, made: Path, content: bytes) -> Swap:
         """Write the new password file where a rename can take it from, its removal armed."""
         live = self.places.passwords
@@ -216,7 +265,7 @@ class _Change:
             old, new = files.beside(live), files.beside(live)
         one = self._swap(live, old, new)
         self.run.swapping(one)
-        files.write(new, content, mode=0o600, owner=self._owner)
+        files.write(new, content, mode=0o600, owner=_owner(self.broker, self.places))
         return one
 
     def _texts(self, now: Present, wanted: Wanted) -> tuple[Swap, ...]:

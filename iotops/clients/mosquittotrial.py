@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -88,7 +88,8 @@ def trial(
     lines: Lines,
     *,
     tmp: Path,
-    fixed: Path,
+    fixed: Path | None,
+    instead: Mapping[str, Path] | None = None,
     login: tuple[str, str] | None = None,
 ) -> Tried:
     """Start a broker with a configuration, ask it, and end it.
@@ -101,6 +102,9 @@ def trial(
         tmp: a folder for the broker's data, on a disk.
         fixed: the folder of the configuration, a copy; what a container mounts out of it is shown
             whole, and may be written where it may be. What only a link in it leads to is live.
+            None = there is no copy, all is live and the container's own image tries it: nothing
+            may be written, and of a folder that the broker writes only the named files are seen.
+        instead: files to be seen at a path in the container in place of what is there.
         login: name and password of a user whom it should let in.
 
     Raises:
@@ -108,7 +112,11 @@ def trial(
     """
     with tempfile.TemporaryDirectory(prefix="broker-", dir=tmp) as folder:
         # The broker gives up root, and writes at its end; the folder above is ours alone.
-        mounts, shown = _mounts(model, lines, Path(folder), fixed)
+        named = [*lines, ("", configuration)]
+        mounts, shown = _mounts(model, named, Path(folder), fixed)
+        replaced = instead or {}
+        shown = [(source, target) for source, target in shown if target not in replaced]
+        shown += [(path, inside) for inside, path in replaced.items()]
         ended = stack.run_once(
             model.name,
             [*ENDING, "sh", "-c", _SCRIPT, "trial", configuration, port(lines), _log(lines)],
@@ -116,7 +124,7 @@ def trial(
             mounts=mounts,
             shown=shown,
             network=False,
-            declared=True,
+            declared=fixed is not None,
             limit=LIMIT,
             environment={"IOTOPS_USER": login[0], "IOTOPS_PASSWORD": login[1]} if login else None,
         )
@@ -186,15 +194,19 @@ def _log(lines: Lines) -> str:
 
 
 def _mounts(
-    model: ServiceModel, lines: Lines, folder: Path, fixed: Path
+    model: ServiceModel, lines: Lines, folder: Path, fixed: Path | None
 ) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
     """Choose what the container gets: folders of its own to write, and files to read."""
     mounts: list[tuple[Path, str]] = []
     shown: list[tuple[Path, str]] = []
     for number, mount in enumerate((*model.mounts, *model.given)):
         source = mount.source
-        ours = source is not None and source.is_relative_to(fixed)
-        copied = source is not None and source.resolve().is_relative_to(fixed.resolve())
+        ours = copied = False
+        if source is not None and fixed is not None:
+            ours = source.is_relative_to(fixed)
+            copied = source.resolve().is_relative_to(fixed.resolve())
+        elif source is not None:
+            ours = mount.read_only
         if source is not None and (source.is_file() or (ours and (mount.read_only or copied))):
             if source.exists():
                 place = mounts if copied and not mount.read_only and source.is_dir() else shown

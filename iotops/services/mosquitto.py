@@ -480,22 +480,56 @@ class Mosquitto(Service):
                 "mount the folder with mosquitto.conf at /mosquitto/config",
             )
             return
-        lines = [*mosquittofolder.directives(configuration, self._here)]
-        password = self._password()
-        tried = mosquittotrial.trial(
-            self.place.stack,
-            self.place.stack.model().services[self.place.container],
-            CONFIGURATION,
-            lines,
-            tmp=tree.parent,
-            fixed=tree,
-            login=(self.options.username, password.reveal()) if password else None,
-        )
+        tried = self._tried(configuration, tree.parent, fixed=tree)
         yield from self._judge_trial(tried)
         for relative in self._passwords(self._conf()):
             if files.is_regular(path := self.place.folder / relative):
                 users = mosquittofolder.password_file(path)
                 yield from self._judge_hashes(relative, users, lambda: tried.version)
+
+    def validate_users(self, new: UserFiles, tmp: Path) -> Iterator[Finding]:
+        """Have a broker of its own try today's configuration with other users and rights.
+
+        Args:
+            new: the files that would take the place of `user_files()`. tmp: for its data.
+        """
+        configuration = self._here(CONFIGURATION)
+        if configuration is None or not configuration.is_file():
+            yield self._warning(
+                "mosquitto.conf",
+                f"not tried: its container has no {CONFIGURATION}",
+                "mount the folder with mosquitto.conf at /mosquitto/config",
+            )
+            return
+        now = self.user_files()
+        with_new = {now.passwords: new.passwords, now.acl: new.acl}
+        lines = mosquittofolder.directives(configuration, self._here)
+        instead = {
+            value: with_new[here]
+            for key, value in lines
+            if key in ("password_file", "acl_file") and (here := self._here(value)) in with_new
+        }
+        yield from self._judge_trial(self._tried(configuration, tmp, instead=instead))
+
+    def _tried(
+        self,
+        configuration: Path,
+        tmp: Path,
+        *,
+        fixed: Path | None = None,
+        instead: Mapping[str, Path] | None = None,
+    ) -> Tried:
+        password = self._password()
+        return mosquittotrial.trial(
+            self.place.stack,
+            self.place.stack.model().services[self.place.container],
+            CONFIGURATION,
+            [*mosquittofolder.directives(configuration, self._here)],
+            tmp=tmp,
+            fixed=fixed,
+            instead=instead,
+            login=(self.options.username, password.reveal()) if password else None,
+        )
 
     def _judge_trial(self, tried: Tried) -> Iterator[Finding]:
         if not tried.runs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 import subprocess
 import threading
 import time
@@ -183,21 +184,48 @@ def test_comments_in_the_password_file_cost_nobody_his_login(broker: Broker) -> 
         assert not heard(broker, kitchen, "devices/kitchen/x")
 
 
+@pytest.mark.parametrize("bad", ["mosquitto.conf", "acl"])
+def test_a_broker_that_would_not_start_again_is_not_stopped(broker: Broker, bad: str) -> None:
+    """What is on the disk is wrong, and the running broker has not read it yet."""
+    password = broker.add("kitchen")
+    path = broker.folder / "mosquitto" / bad
+    right = path.read_text()
+    path.write_text("no_such_option hunter2\n" + right)
+    before, started = broker.files(), broker.bench.started_at()
+    changes = ((action.add, "cellar"), (action.rotate, "kitchen"), (action.remove, "kitchen"))
+    for change, name in changes:
+        with pytest.raises(GuardError, match="so nothing was changed: a broker") as raised:
+            change(broker.hub, name)
+        assert f"/mosquitto/config/{bad}" in raised.value.message and raised.value.hint
+        assert "hunter2" not in raised.value.message
+    assert broker.files() == before and not broker.left()
+    assert broker.bench.started_at() == started and broker.kind._login("kitchen", password) == 0
+    record = broker.hub.journal.last("device")
+    assert record is not None and record.outcome == "complete", "nothing was begun"
+    path.write_text(right)
+    action.remove(broker.hub, "kitchen")
+    assert broker.kind._login("kitchen", password) == REFUSED
+
+
 def test_a_broker_that_does_not_come_up_gets_its_old_files_back(broker: Broker) -> None:
-    """A fault in the configuration that shows at the next start, whoever causes it."""
-    conf = broker.folder / "mosquitto" / "mosquitto.conf"
-    right = conf.read_text()
-    conf.write_text(right + "no_such_option 1\n")
+    """Somebody takes its port while it is stopped, and gives it free again."""
     before = broker.files()
+    address = ("127.0.0.1", broker.bench.ground.port(1883))
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
-    def mend(event: Event) -> None:
-        broker.said.append(event)
-        if isinstance(event, StepStarted) and event.step == "take-back":
-            conf.write_text(right)
+        def steal(event: Event) -> None:
+            broker.said.append(event)
+            if not isinstance(event, StepStarted):
+                return
+            if event.step == "start" and thief.fileno() >= 0:
+                thief.bind(address)
+                thief.listen()
+            elif event.step == "take-back":
+                thief.close()
 
-    with pytest.raises(StackError, match="did not come up"):
-        action.add(broker.hub, "kitchen", report=mend)
-    before[conf] = (right.encode(), *before[conf][1:])
+        with pytest.raises(StackError, match="did not start again: mosquitto"):
+            action.add(broker.hub, "kitchen", report=steal)
     assert broker.files() == before and not broker.left()
     assert broker.kind._logins()["sensor"] == 0
     record = broker.hub.journal.last("device")
@@ -373,7 +401,7 @@ def test_whatever_ends_it_everything_is_as_it_was(broker: Broker) -> None:
     before = broker.files()
     steps = [one.step for one in broker.said if isinstance(one, StepStarted)]
     chosen = steps[: steps.index("login") + 1]
-    assert {"password", "stop", "swap", "start", "ready", "login"} <= {*chosen}
+    assert {"password", "try", "write", "stop", "swap", "start", "ready", "login"} <= {*chosen}
     for number, name in enumerate(chosen):
         begun: list[str] = []
 

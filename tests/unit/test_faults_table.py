@@ -76,6 +76,7 @@ devices' rights edited by hand; a line of the ACL below the devices' block;
 a password file out of order; a password file with comments;
 users kept elsewhere than in one password file;
 a broker that is not well before its users change; a stopped broker whose users change;
+a configuration with which the broker would not start again;
 a broker that does not come up with its new users; a broker that refuses a new password;
 mosquitto_passwd failing; two changes of users at once; a change of users killed in the middle;
 a change of users that Git does not take; devices and passwords that drifted apart
