@@ -117,6 +117,17 @@ def command_of(words: list[str]) -> tuple[click.Command, list[str]]:
     return command, words
 
 
+def test_shown_git_commands_tell_the_branch_from_the_folder() -> None:
+    """A hub has a branch `flows` and a folder `flows`: `git log flows` alone is ambiguous."""
+    logs = [
+        f"{name}: {line}"
+        for name, text in BY_NAME.items()
+        for line in re.findall(r"(?m)^(?:sudo )?git\b.* log .*\bflows\b.*$", text)
+    ]
+    assert logs  # the tutorial shows one
+    assert not [one for one in logs if not one.endswith(" --")]
+
+
 @pytest.mark.parametrize(("page", "line"), [*shown_commands()])
 def test_shown_commands_parse(page: str, line: str) -> None:
     if "..." in line:
