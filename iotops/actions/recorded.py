@@ -71,8 +71,14 @@ def recorded(
         with shield():
             if put_right is not None:
                 _put_right(put_right, run, error)
-            close(run, outcome, str(error) or type(error).__name__, hint)
+            close(run, outcome, _words(error), hint)
         raise
+
+
+def _words(error: BaseException) -> str:
+    """Say why a body ended; what no one expected may quote a secret, and the record is read."""
+    told = isinstance(error, (IotopsError, OSError, KeyboardInterrupt))
+    return (str(error) if told else "") or type(error).__name__
 
 
 def _put_right(put_right: Callable[[Run], None], run: Run, error: BaseException) -> None:

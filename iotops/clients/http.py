@@ -395,6 +395,12 @@ class JsonClient:
             raise Unreachable(f"{what}: {how}", hint=hint) from error
         except requests.exceptions.RequestException as error:
             raise ServerError(f"{what}: {type(error).__name__}") from error
+        except ValueError:  # its text quotes the header, and so the token
+            raise ServerError(
+                f"{what}: the request could not be written: a character in our token, most"
+                " likely, that no HTTP header can carry",
+                hint="look for line breaks, quotes and special letters in the token in .env",
+            ) from None
 
     def _fail(self, answer: requests.Response, content: bytes, what: str) -> NoReturn:
         status = answer.status_code

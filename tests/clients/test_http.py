@@ -307,6 +307,18 @@ def test_no_exception_shows_the_token(server: Server, client: JsonClient) -> Non
         assert TOKEN not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("token", ["SECRETab\ncd", "SECRET\u20accd", "SECRET\r\nX: y"])
+def test_a_token_that_no_header_can_carry_is_told_without_it(server: Server, token: str) -> None:
+    class Odd:
+        def reveal(self) -> str:
+            return token
+
+    with pytest.raises(ServerError, match="a character in our token") as caught:
+        JsonClient(server.base, name="Node-RED", token=Odd()).get_json("/x")
+    assert "SECRET" not in "".join(traceback.format_exception(caught.value))
+    assert ".env" in caught.value.hint and not server.asked
+
+
 def test_addresses_that_cannot_be_are_refused() -> None:
     for base in ("ftp://x", "127.0.0.1:1880", "", "http://"):
         with pytest.raises(SettingsError, match="http://"):
