@@ -50,6 +50,7 @@ def init_repository(
     credentials_file: Path | None = None,
     ssh_config: Path | None = None,
     accept: bool = False,
+    new_history: bool = False,
     report: Report = silent,
 ) -> MadeRepository:
     """Make a hub's restic repository, and name it in the settings; nothing else ever makes one.
@@ -58,10 +59,13 @@ def init_repository(
         url: anything restic takes.
         password_file: made with a new password when it does not exist; mode 0600.
         accept: take a repository that exists, instead of refusing it.
+        new_history: make it although this hub has recorded one at the address: that one is gone
+            for good, and not only its disk unmounted.
 
     Raises:
-        GuardError: one exists there (`accept` not given), it would lie on the disk it protects, or
-            the password or credentials file can be read by others.
+        GuardError: one exists there (`accept` not given) or existed there (`new_history` not
+            given), it would lie on the disk it protects, or the password or credentials file can
+            be read by others.
         UsageError: the folder that it shall lie in does not exist.
         SettingsError: the address is relative, or holds a password.
         RepositoryMissing: none exists there and `accept` was given.
@@ -81,6 +85,8 @@ def init_repository(
     repository = Repository(repository_access(settings, hub.layout))
     repository.version()  # without restic nothing is begun
     _refuse_open(password_file, wanted.credentials_file)
+    if not accept and not new_history:
+        _refuse_lost(hub, repository)
     with step(report, "password"):
         made = _make_password(password_file, accept)
     with step(report, "repository"):
@@ -225,6 +231,32 @@ def _check_address(hub: Hub, url: str) -> None:
             f"the folder {Path(url).parent} for the repository does not exist",
             hint=f"mount its disk, or make it: sudo mkdir -p {Path(url).parent}",
         )
+
+
+def _refuse_lost(hub: Hub, repository: Repository) -> None:
+    """Refuse to begin anew where this hub's repository was: its disk may only be unmounted.
+
+    The new one would lie on the SD card below the mount point, and each backup into it succeed.
+    """
+    state, known = hub.state.read(), hub.settings.repository
+    if not state.repository or known is None or known.url != repository.access.url:
+        return
+    if not known.url.startswith("s3:"):  # restic looks a quarter of an hour for a bucket
+        try:
+            repository.id()
+        except RepositoryMissing:
+            pass
+        except IotopsError:
+            return  # there is one: told by who makes it
+        else:
+            return
+    good = state.good.get("backup", "")
+    raise GuardError(
+        f"this hub has a repository at {known.url} (id {state.repository[:10]}, last complete"
+        f" backup {good or 'none'}), and it is not there now",
+        hint="mount its disk, or look at its server; if it is gone for good, begin an empty"
+        " history: iotops init --repository URL --new-history",
+    )
 
 
 def _refuse_open(*paths: Path | None) -> None:

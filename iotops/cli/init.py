@@ -76,6 +76,11 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
     help="Take an existing repository for this hub, instead of refusing it.",
 )
 @click.option(
+    "--new-history",
+    is_flag=True,
+    help="The repository that was at this address is gone for good: make an empty one.",
+)
+@click.option(
     "--from-repository",
     metavar="URL",
     help="Bring a hub folder back on a new machine; URL may be - when the kit's lines hold it.",
@@ -106,6 +111,7 @@ def init(
     ssh_config: Path | None,
     append_only: bool,
     accept_repository: bool,
+    new_history: bool,
     from_repository: str | None,
     snapshot: str,
     ports: tuple[str, ...],
@@ -215,6 +221,7 @@ def init(
             credentials_file=credentials_file,
             ssh_config=ssh_config,
             accept=accept_repository,
+            new_history=new_history,
             report=out.report,
         )
         lines += setup.told(done)

@@ -127,7 +127,8 @@ MEANINGS = (
         ),
         RepositoryMissing,
         "there is no repository at the address",
-        "is its disk mounted? To make a new one: iotops init --repository URL",
+        "is its disk mounted, is the address right? For a hub that never had one:"
+        " iotops init --repository URL",
     ),
     Meaning(
         0,

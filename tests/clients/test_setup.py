@@ -611,6 +611,25 @@ def test_an_existing_repository_is_refused_and_can_be_accepted(
     assert again.notes == ()  # the settings name it already
 
 
+def test_no_new_history_begins_where_the_hubs_own_repository_was(
+    hub: Hub, base: Path, restic: Path
+) -> None:
+    """A disk that is not mounted leaves its mount point, on the SD card."""
+    url, password = base / "disk" / "repository", base / "password"
+    url.parent.mkdir()
+    first = setup.init_repository(hub, url=str(url), password_file=password)
+    url.rename(base / "elsewhere")
+    again = Hub.open(hub.folder)
+    with pytest.raises(GuardError, match=f"id {first.id[:10]}.*not there now") as caught:
+        setup.init_repository(again, url=str(url), password_file=password)
+    assert "mount its disk" in caught.value.hint and "--new-history" in caught.value.hint
+    assert not url.exists() and again.state.read().repository == first.id
+    other = setup.init_repository(again, url=str(url), password_file=password, new_history=True)
+    assert other.id != first.id and again.state.read().repository == other.id
+    # Another address is no slip: the hub moves.
+    setup.init_repository(again, url=str(base / "bigger"), password_file=password)
+
+
 def test_accepting_makes_nothing(hub: Hub, base: Path, restic: Path) -> None:
     url, password = str(base / "repository"), base / "password"
     with pytest.raises(UsageError, match="password file"):
