@@ -27,6 +27,7 @@ from iotops.errors import (
     Refused,
     ServerError,
     SettingsError,
+    Skipped,
     TimedOut,
 )
 from iotops.events import Noted, Report, silent, step
@@ -109,7 +110,8 @@ def pull(
                 with step(report, "push", service.name):
                     pulled = _push(hub, tree, pulled)
     except IotopsError as error:
-        _note(hub, started, "failed", error.message, error.hint)
+        outcome = "skipped" if isinstance(error, Skipped) else "failed"
+        _note(hub, started, outcome, error.message, error.hint)
         raise
     outcome = "complete" if pulled.exit is Exit.DONE else "partial"
     _note(hub, started, outcome, pulled.push_failure or pulled.summary, pulled.hint)
@@ -224,6 +226,11 @@ def _last(old: Mapping[str, bytes]) -> _Last:
 
 
 def _guard(hub: Hub, now: Flows, last: _Last, allowed: _Allowed) -> None:
+    if not now.nodes and last.flows is None and not last.damaged and not allowed.empty:
+        raise Skipped(  # a new hub's timer must not fail until somebody draws the first flow
+            "Node-RED serves an empty flow set, and none was ever committed: nothing to commit yet",
+            hint="deploy a flow first; should there be some: look at Node-RED's flow file and log",
+        )
     findings = flowdoc.judge(
         now,
         last.flows,

@@ -29,6 +29,7 @@ from iotops.errors import (
     GuardError,
     Refused,
     SettingsError,
+    Skipped,
     Unreachable,
 )
 from iotops.events import Event, Noted
@@ -235,6 +236,16 @@ def test_the_empty_revision_is_refused_unless_it_is_meant(owned: Owned) -> None:
     assert flows.pull(owned.hub, allow_empty=True).changed
     assert flowdoc.join(owned.files()) == ()
     assert not flows.pull(owned.hub).changed  # known to be empty now
+
+
+def test_a_new_hub_has_nothing_to_commit_yet(owned: Owned) -> None:
+    """Its timer must not fail until somebody draws the first flow."""
+    owned.bench.client.deploy([])
+    with pytest.raises(Skipped, match="none was ever committed") as caught:
+        flows.pull(owned.hub)
+    assert caught.value.exit == 75 and "deploy a flow" in caught.value.hint
+    assert owned.hub.state.read().last["flows-pull"]["outcome"] == "skipped"
+    assert flows.pull(owned.hub, allow_empty=True).changed
 
 
 def test_flows_that_fell_under_half_are_refused_unless_it_is_meant(owned: Owned) -> None:
