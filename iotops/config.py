@@ -43,6 +43,7 @@ LATER = {
 
 RESERVED = frozenset({"hub", "host", "other"})
 """The parts of a snapshot that belong to no service; no service may have their names."""
+_RESERVED = frozenset((name,) for name in RESERVED)
 
 
 class Secret:
@@ -400,8 +401,10 @@ def load(path: Path, options_by_kind: OptionsByKind) -> Settings:
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8 text", hint=f"correct it: nano {path}") from error
     except OSError as error:
+        rights = isinstance(error, PermissionError)
         raise SettingsError(
-            f"{path} cannot be read: {error.strerror}", hint="run iotops as root: sudo iotops ..."
+            f"{path} cannot be read: {error.strerror}",
+            hint="run iotops as root: sudo iotops ..." if rights else f"look at it: ls -ld {path}",
         ) from error
     try:
         document = tomllib.loads(text)
@@ -432,6 +435,11 @@ def check(document: Mapping[str, object], path: Path, options_by_kind: OptionsBy
                 folder = table.get("folder", "")
                 if isinstance(folder, str) and folder and not _inside(folder):
                     faults.append(f"services.{name}.folder: must be a path below the data root")
+                elif isinstance(folder, str) and PurePosixPath(folder).parts[:1] in _RESERVED:
+                    faults.append(
+                        f"services.{name}.folder: {PurePosixPath(folder).parts[0]!r} is the name"
+                        " of a part of every snapshot; rename the folder"
+                    )
     if settings is not None and not settings.data.root.is_absolute():
         faults.append("data.root: must be an absolute path")
     if settings is not None and (signers := settings.sync.allowed_signers) is not None:

@@ -375,5 +375,5 @@ def told(made: Made | MadeRepository) -> list[str]:
         f"hub {made.name} ({made.hub_id}) made in {made.folder}, data in {made.root}",
         *(f"  {path}" for path in made.paths),
         *made.notes,
-        f"next: iotops up --hub {made.folder}",
+        f"next: sudo iotops up --hub {made.folder}",
     ]

@@ -86,7 +86,9 @@ def status(hub: Hub) -> Status:
     findings.extend(kit.findings(hub, state))
     findings.extend(copies.findings(hub.copies, state))
     findings.extend(synced(state.sync))
-    services = {name: "never backed up" for name in hub.settings.services}
+    unknown = "not known: the disk is not there" if not here else "not in this disk's journal"
+    word = unknown if state.good.get("backup") else "never backed up"
+    services = dict.fromkeys(hub.settings.services, word)
     running, old = "", tuple[OldData, ...]()
     if here and not os.access(hub.layout.journal, os.R_OK | os.X_OK):
         services = dict.fromkeys(services, "not known to this user")

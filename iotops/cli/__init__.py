@@ -83,6 +83,8 @@ def _leave(code: int) -> NoReturn:
     is written here. An answer that could not be written is no success.
     """
     for stream in (sys.stdout, sys.stderr):
+        if stream is None:  # the caller had closed it: nobody waits for an answer
+            continue
         try:
             stream.flush()
         except OSError:

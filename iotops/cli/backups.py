@@ -240,6 +240,9 @@ def restore(
         if found:
             return Exit.FAILED
         return Exit.PARTIAL if missing else Exit.DONE
+    for name in services:
+        if made.service(name) is None:
+            hub.service(name)  # a name that neither knows is a slip of the fingers
     wanted = action.Wanted(services, claim_disk, image or "", accept_ports=accept_ports)
     decided = action.plan(action.look(hub, made), chosen.id, made, wanted)
     if dry_run:
@@ -298,12 +301,11 @@ def _time(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        when = datetime.fromisoformat(text)
-    except ValueError as error:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # year 1 is before what UTC can write
         raise UsageError(
             f"--at {text!r} is no time", hint="write it like 2026-03-01T12:00 (local time)"
         ) from error
-    return when.astimezone(UTC)
 
 
 @click.command(epilog=exits(*USUAL, Exit.LOCKED, Exit.INTERRUPTED))

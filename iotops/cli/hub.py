@@ -132,6 +132,10 @@ def status(hub_folder: Path | None, as_json: bool, quiet: bool) -> int:
     ]
     head = ("last run of", "ended", "age", "last complete", "snapshot")
     lines += render.table(head, rows) if rows else ["nothing has run yet; start: iotops backup"]
+    for one in found.last:
+        if one.message and one.outcome != "complete":
+            lines.append(f"{one.action} {one.outcome}: {one.message}")
+            lines.append(f"    next: {_again(one.action)}")
     lines += render.table(("service", "in the last backup"), [*found.services.items()])
     if found.copies:
         each = [
@@ -178,6 +182,19 @@ def doctor(hub_folder: Path | None, as_json: bool, quiet: bool) -> int:
     last = f"{len(found)} findings, {len(bad)} errors" if found else "nothing found"
     out.result({"findings": found}, [*render.findings(found), last])
     return Exit.FAILED if bad else Exit.DONE
+
+
+def _again(action: str) -> str:
+    """Name the commands after a run that did not end well."""
+    command = {
+        "device": "device list",
+        "export": "export influx DIR",
+        "flows-pull": "flows pull",
+        "restore": "restore latest",
+        "retention": "backup",
+        "sync": "sync apply",
+    }
+    return f"look: iotops doctor; then again: iotops {command.get(action, action)}"
 
 
 COMMANDS = (up, down, ps, logs, status, doctor)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from iotops.errors import Exit
+from iotops.errors import Exit, IotopsError
 from iotops.events import (
     Event,
     Moved,
@@ -52,6 +52,10 @@ def harmless(text: str) -> str:
     return STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+class AnswerLost(IotopsError):
+    """What a command had to say could not be written; its work is not at fault."""
+
+
 class Screen:
     """Where a command's words go.
 
@@ -64,6 +68,7 @@ class Screen:
         self.quiet = quiet
         self.live = not json and not quiet and sys.stderr.isatty()
         self._line = False
+        self._lost: AnswerLost | None = None
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -78,8 +83,14 @@ class Screen:
         try:
             self._show(event)
         except BrokenPipeError:
-            self.quiet = True
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._unheard()
+        except AnswerLost as error:
+            self._lost = error
+            self._unheard()
+
+    def _unheard(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _show(self, event: Event) -> None:
         if self.json:
@@ -118,10 +129,16 @@ class Screen:
         if self._line:
             click.echo("\r\x1b[K", nl=False, err=True)
             self._line = False
-        click.echo(harmless(text), color=_colour())
+        self._write(harmless(text))
 
     def result(self, value: object, lines: Iterable[str] = ()) -> None:
-        """Give the last word of long work: lines for a person, one JSON line of type `result`."""
+        """Give the last word of long work: lines for a person, one JSON line of type `result`.
+
+        Raises:
+            AnswerLost: it, or an event before, could not be written.
+        """
+        if self._lost is not None:
+            raise self._lost
         if self.json:
             document = _plain(value)
             body = document if isinstance(document, dict) else {"value": document}
@@ -146,14 +163,26 @@ class Screen:
     def document(self, value: object, lines: Iterable[str]) -> None:
         """Give a listing: lines for a person, one JSON document."""
         if self.json:
-            click.echo(jsonlib.dumps(_plain(value), indent=2))
+            self._write(jsonlib.dumps(_plain(value), indent=2))
             return
         for line in lines:
-            click.echo(harmless(line), color=_colour())
+            self._write(harmless(line))
 
     def _out(self, document: Mapping[str, object]) -> None:
-        click.echo(jsonlib.dumps(document))
-        sys.stdout.flush()
+        self._write(jsonlib.dumps(document))
+
+    def _write(self, line: str) -> None:
+        try:
+            click.echo(line, color=_colour())
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise AnswerLost(
+                f"the answer could not be written: {error.strerror}",
+                hint="what was done stands in the record: iotops status",
+            ) from error
 
 
 def without_json(out: Screen) -> Report:

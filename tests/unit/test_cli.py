@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -138,6 +139,35 @@ def test_doctor_makes_a_finding_of_what_others_end_with(paper: PaperHub) -> None
     assert exit_codes("doctor") == {0, 1, 2, 130}
 
 
+def test_status_says_why_a_run_ended_badly_and_what_to_type(paper: PaperHub) -> None:
+    assert run("backup", "--hub", str(paper.folder)).returncode == 10
+    shutil.rmtree(paper.root)
+    gone = run("backup", "--hub", str(paper.folder))
+    assert gone.returncode == 1
+    told = run("status", "--hub", str(paper.folder)).stdout
+    assert f"backup failed: {gone.stderr.splitlines()[0].removeprefix('error: ')}" in told
+    assert "next: look: iotops doctor; then again: iotops backup" in told
+
+
+def test_status_does_not_know_what_is_on_a_disk_that_is_gone(paper: PaperHub) -> None:
+    paper.write('[services.notes]\nkind = "files"\n')
+    assert "never backed up" in run("status", "--hub", str(paper.folder)).stdout
+    hub = paper.open()
+    hub.state.update(good={"backup": "2026-03-01T12:00:00+00:00"})
+    assert "not in this disk's journal" in run("status", "--hub", str(paper.folder)).stdout
+    shutil.rmtree(paper.root)
+    told = run("status", "--hub", str(paper.folder))
+    assert "notes    not known: the disk is not there" in told.stdout and told.returncode == 1
+    assert "never backed up" not in told.stdout and "free on" not in told.stdout
+    as_json = json.loads(run("status", "--json", "--hub", str(paper.folder)).stdout)
+    assert as_json["free"] is None
+
+
+def test_a_time_before_all_times_is_a_slip(paper: PaperHub) -> None:
+    done = run("restore", "latest", "--at", "0001-01-01", "--dry-run", "--hub", str(paper.folder))
+    assert done.returncode == 2 and "is no time" in done.stderr
+
+
 # -- how things look ------------------------------------------------------------------------------
 
 
@@ -260,3 +290,42 @@ def test_an_answer_that_cannot_be_written_is_no_success() -> None:
         )
     assert done.returncode == 1
     assert "No space left" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["--version", "status"])
+def test_a_closed_standard_output_is_no_fault(paper: PaperHub, command: str) -> None:
+    line = f"{sys.executable} -m iotops {command} >&-"
+    env = {**os.environ, "IOTOPS_HUB": str(paper.folder)}
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("argv", [["ps", "--json"], ["status"], ["status", "--json"]])
+def test_an_answer_on_a_full_disk_is_not_the_works_fault(paper: PaperHub, argv: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "iotops", *argv, "--hub", str(paper.folder)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "the answer could not be written" in done.stderr and "iotops status" in done.stderr
+
+
+def test_events_that_nobody_can_write_end_in_an_error(paper: PaperHub) -> None:
+    """The work goes on without its listener, and what it came to is told by the exit code."""
+    body = (
+        "from iotops.cli.render import AnswerLost, Screen\n"
+        "from iotops.events import Noted\n"
+        "out = Screen(json=True)\n"
+        "out.report(Noted('info', 'one'))\n"
+        "out.report(Noted('info', 'two'))\n"
+        "try:\n    out.result({})\n"
+        "except AnswerLost as error:\n    raise SystemExit(error.message)\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, "-c", body]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr.splitlines()[0].startswith("the answer could not be written: No space left")

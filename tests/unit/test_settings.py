@@ -86,6 +86,12 @@ def test_text_that_is_not_utf8(tmp_path: Path) -> None:
         config.load(tmp_path / "iotops.toml", options_of)
 
 
+@pytest.mark.parametrize("folder", ["hub", "other/x", "host"])
+def test_a_folder_with_the_name_of_a_part_of_every_snapshot(tmp_path: Path, folder: str) -> None:
+    table = f'[services.extra]\nkind = "files"\nfolder = "{folder}"\n'
+    assert any("part of every snapshot" in one for one in faults(tmp_path, GOOD + table))
+
+
 def test_a_folder_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "iotops.toml").mkdir()
     with pytest.raises(SettingsError, match="cannot be read"):
