@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iotops import devices
-from iotops.actions import aside, candidateview, hubfiles, resume, swap
+from iotops.actions import aside, candidateview, hubfiles, resume, swap, sync
 from iotops.actions.deviceplan import (
     Listing,
     Present,
@@ -31,7 +31,7 @@ from iotops.actions.deviceplan import (
 from iotops.actions.recorded import recorded
 from iotops.actions.stack import wait_ready
 from iotops.clients import files, mosquittousers
-from iotops.clients.git import Worktree
+from iotops.clients.gitremote import Upstream
 from iotops.clients.mosquittousers import UserFiles
 from iotops.config import Secret
 from iotops.errors import GuardError, IotopsError, StackError, UsageError
@@ -357,7 +357,7 @@ def _commit(hub: Hub, places: UserFiles, message: str, report: Report) -> str:
     if acl.is_relative_to(top):
         chosen.append(acl.relative_to(top).as_posix())
     try:
-        tree = Worktree(hub.folder, owner=hub.owner)
+        tree = Upstream(hub.folder, owner=hub.owner)
         if not tree.exists():
             return ""
         with step(report, "commit"), hub.flows_locked("device"):
@@ -371,6 +371,10 @@ def _commit(hub: Hub, places: UserFiles, message: str, report: Report) -> str:
             if commit and synced.get("commit") == before:
                 # The broker has it already: config-sync has nothing to tell anybody.
                 hub.state.update(sync={**synced, "commit": commit})
+            if commit and (url := hub.settings.sync.remote):
+                tree.set_remote(sync.REMOTE, url)
+                text = f"bring the commit to the remote before another one comes: {sync.bring(hub)}"
+                report(Noted("info", text))
             return commit
     except IotopsError as error:
         text = f"not committed: {error.message}; by hand: git commit {' '.join(chosen)}"

@@ -8,6 +8,9 @@ Not here: the decision (`syncplan.py`), applying it (`syncapply.py`), validation
 
 from __future__ import annotations
 
+import os
+import pwd
+import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,6 +44,9 @@ ACTION = "sync"
 """Name of an apply's run, in the journal."""
 REMOTE = "sync"
 """Name of the remote that `[sync] remote` gives the address of."""
+
+SHOWN = 3
+"""Commits that a finding names."""
 
 
 @dataclass(frozen=True)
@@ -137,28 +143,57 @@ def _target(hub: Hub, tree: Upstream, good: str, *, fetch: bool) -> tuple[str, s
     if tip == head:
         return head, tip, []
     seen = hub.state.read().sync.get("tip", "")
-    lost = seen and tree.has(seen) and not tree.is_ancestor(seen, tip)
-    behind = tree.is_ancestor(tip, head)
-    if lost or (good and not behind and not tree.is_ancestor(good, tip)):
-        return head, tip, [_odd("rewritten", "does not lead on from the commits it had", tip, hub)]
-    if behind:
-        text = f"{BRANCH} has commits that the remote lacks"
-        hint = f"git -C {hub.folder} push {REMOTE} {BRANCH}"
+    if seen and tree.has(seen) and not tree.is_ancestor(seen, tip):
+        text = "does not lead on from the commits it had"
+        ours = _only_here(tree, seen, head)
+        drops = f", which drops what is only here: {ours}" if ours else ""
+        hint = (
+            f"look: git -C {hub.folder} log --oneline --graph {BRANCH} {REMOTE}/{BRANCH}; if it is"
+            f" meant, take it over{drops}: git -C {hub.folder} reset --keep {REMOTE}/{BRANCH}"
+        )
+        return head, tip, [_odd("rewritten", text, tip, hint)]
+    if tree.is_ancestor(tip, head):
+        text, hint = f"{BRANCH} has commits that the remote lacks", bring(hub)
         return head, tip, [Finding("sync.ahead", Severity.WARNING, BRANCH, text, hint)]
     if tree.is_ancestor(head, tip):
         return tip, tip, []
-    return head, tip, [_odd("diverged", f"and {BRANCH} here have grown apart", tip, hub)]
+    text = f"and {BRANCH} here have grown apart (only here: {_only_here(tree, tip, head)})"
+    return head, tip, [_odd("diverged", text, tip, _merge(hub))]
 
 
-def _odd(code: str, text: str, tip: str, hub: Hub) -> Finding:
-    return Finding(
-        f"sync.{code}",
-        Severity.ERROR,
-        REMOTE,
-        f"the remote's {BRANCH} ({tip[:8]}) {text}; nothing of it is applied",
-        f"look: git -C {hub.folder} log --oneline --graph {BRANCH} {REMOTE}/{BRANCH}; if it is"
-        f" meant, take it over: git -C {hub.folder} reset --keep {REMOTE}/{BRANCH}",
+def bring(hub: Hub) -> str:
+    """Say how commits that only the hub folder has come to the remote."""
+    return (
+        f"git -C {hub.folder} push {REMOTE} {BRANCH}; or, if the hub's key may only read: "
+        + _merge(hub)
     )
+
+
+def _merge(hub: Hub) -> str:
+    """Say how they come there from the clone that somebody works in.
+
+    There it needs no more than a login at the hub; its merge is tried and applied as every commit
+    is, and can be signed. A rebase on the hub would write untried files, under another name.
+    """
+    try:
+        owner = pwd.getpwuid(hub.owner[0]).pw_name
+    except KeyError:
+        owner = "USER"
+    place = shlex.quote(f"{owner}@{os.uname().nodename}:{hub.folder}")
+    pull = f"git pull --no-rebase --no-edit {place} {BRANCH}"
+    return f"in the clone that you work in: {pull} && git push"
+
+
+def _only_here(tree: Upstream, theirs: str, ours: str) -> str:
+    """Name the commits of one history that another lacks, the newest few."""
+    found = tree.log(SHOWN + 1, revision=ours, without=theirs)
+    names = [f"{one.id[:8]} {one.subject}" for one in found[:SHOWN]]
+    return ", ".join([*names, *(["..."] if found[SHOWN:] else [])])
+
+
+def _odd(code: str, text: str, tip: str, hint: str) -> Finding:
+    text = f"the remote's {BRANCH} ({tip[:8]}) {text}; nothing of it is applied"
+    return Finding(f"sync.{code}", Severity.ERROR, REMOTE, text, hint)
 
 
 def _unsigned(hub: Hub, tree: Upstream, target: str, good: str) -> list[Finding]:

@@ -141,13 +141,19 @@ class Worktree:
         return found.text
 
     def log(
-        self, limit: int = 20, *, revision: str = "HEAD", paths: Sequence[str] = ()
+        self,
+        limit: int = 20,
+        *,
+        revision: str = "HEAD",
+        without: str = "",
+        paths: Sequence[str] = (),
     ) -> tuple[Commit, ...]:
         """List commits, newest first.
 
         Args:
             limit: at most so many.
             revision: where to begin.
+            without: leave out what leads to this revision; empty = nothing.
             paths: only commits that changed one of these; empty = all.
 
         Returns:
@@ -163,6 +169,7 @@ class Worktree:
             f"--max-count={limit}",
             f"--format=tformat:{form}",
             _plain(revision, doing),
+            *([f"^{_plain(without, doing)}"] if without else []),
             "--",
             *(_literal(path) for path in paths),
             doing=doing,

@@ -186,6 +186,15 @@ def test_a_rewritten_history_is_a_finding(hub: LightHub, desk: Path) -> None:
     assert plan(hub, 0)["findings"] == []
 
 
+def test_a_rewritten_history_names_what_only_the_hub_has(hub: LightHub, desk: Path) -> None:
+    plan(hub, 0)
+    (hub.folder / "mine.conf").write_text("x\n")
+    assert hub.iotops("sync", "adopt", "-m", "Mine").code == 0
+    git(desk, "commit", "-q", "--amend", "-m", "Another")
+    told = hub.iotops("sync", "plan")
+    words(told, "does not lead on", f"only here: {git(hub.folder, 'rev-parse', 'HEAD')[:8]} Mine:")
+
+
 def test_both_have_grown_apart(hub: LightHub, desk: Path) -> None:
     (hub.folder / "acl").write_text("topic read hub\n")
     assert hub.iotops("sync", "adopt").code == 0
@@ -193,6 +202,12 @@ def test_both_have_grown_apart(hub: LightHub, desk: Path) -> None:
     (desk / "acl").write_text("topic read desk\n")
     git(desk, "commit", "-qam", "Desk")
     assert codes(plan(hub, 4)) == ["sync.diverged"]
+    head = git(hub.folder, "rev-parse", "HEAD")
+    Hub.open(hub.folder).state.update(sync={"commit": head})  # well, as a device's commit is
+    assert codes(plan(hub, 4)) == ["sync.diverged"]
+    told = hub.iotops("sync", "plan")
+    words(told, f"grown apart (only here: {head[:8]} Adopt", "git pull --no-rebase", "git push")
+    assert "reset" not in told.out + told.err
 
 
 def test_an_unsigned_commit_is_a_finding(hub: LightHub, desk: Path) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import need
+from tests.contract.kind_mosquitto import Connected
 from tests.support.clients import publish, retained
 from tests.support.desk import Desk, git
 from tests.support.hubs import Ended, docker
@@ -154,6 +157,48 @@ def test_an_edit_on_the_hub_is_refused_and_adopted(hub: SyncHub) -> None:
     assert done.code == 0, done.err
     assert done.result()["services"] == {"mosquitto": "restarted"}
     assert hub.broker() != since and (hub.folder / "note.md").exists()
+
+
+def test_a_device_and_a_commit_from_elsewhere_come_together(hub: SyncHub, tmp_path: Path) -> None:
+    """The remote is a bare repository, the hint is followed, the device keeps its rights."""
+    work, bare = hub.desk.with_name("work"), tmp_path / "bare"
+    git(tmp_path, "clone", "-q", "--bare", str(hub.desk), str(bare))
+    hub.desk.rename(work)
+    shutil.move(bare, hub.desk)
+    git(work, "remote", "set-url", "origin", str(hub.desk))
+    try:
+        added = hub.hub.iotops("device", "add", "kitchen")
+        assert added.code == 0 and f"git -C {hub.folder} push sync main" in added.out, added.err
+        local = f"{hub.head()[:8]} Give a login to the device kitchen"
+        (work / "elsewhere.md").write_text("x\n")
+        git(work, "add", "-A")
+        git(work, "commit", "-qm", "Elsewhere")
+        git(work, "push", "-q")
+        refused = hub.apply("--auto")
+        told = json.loads(refused.err)
+        assert refused.code == 4 and f"grown apart (only here: {local})" in told["message"]
+        command = told["hint"].partition("in the clone that you work in: ")[2]
+        who = f"{pwd.getpwuid(hub.folder.stat().st_uid).pw_name}@{os.uname().nodename}:"
+        assert who in command
+        names = ("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")
+        argv = ["sh", "-c", command.replace(who, "")]  # no SSH server here
+        subprocess.run(argv, cwd=work, check=True, env=os.environ | dict.fromkeys(names, "a"))
+
+        done = hub.apply("--auto")
+        assert done.code == 0, done.err
+        assert (hub.folder / "elsewhere.md").exists()
+        password = added.out.splitlines()[-1]
+        with Connected(hub.hub.ports["mosquitto"], "kitchen", password) as kitchen:
+            assert kitchen.code == 0
+        assert hub.hub.iotops("device", "list", "--exit-code").code == 0
+        assert "kitchen" in (hub.folder / "mosquitto" / "acl").read_text()
+        assert hub.hub.iotops("sync", "plan", "--json").result()["changes"] == []
+    finally:
+        assert hub.hub.iotops("device", "remove", "kitchen", "--yes").code == 0
+        git(work, "pull", "-q", "--no-edit", "--no-rebase", str(hub.folder), "main")
+        shutil.rmtree(hub.desk)
+        work.rename(hub.desk)
+        assert hub.apply().code == 0
 
 
 def test_a_bad_configuration_never_reaches_the_broker(hub: SyncHub) -> None:
