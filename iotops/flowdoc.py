@@ -405,7 +405,7 @@ def _put_in_code(node: Node, files: Mapping[str, bytes]) -> Node:
 # --- guards ----------------------------------------------------------------------------------
 
 KEY_PATTERNS = {
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----",
     "an InfluxDB token": r"(?<![\w-])[\w-]{86}==",
     "a web token (JWT)": r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{8,}",
     "a GitHub token": r"\b(gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{40})",

@@ -1,17 +1,19 @@
 """What may not get into the hub's Git: secrets, and the running state of services.
 
-Only names are judged: it is the last net before a commit, `.gitignore` the first. Not here: the
-hook itself (`hooks/pre-commit`), which calls `iotops hook pre-commit`, and secrets inside flows
-(`flows.py`).
+Names are judged, and whether a content has a private key: it is the last net before a commit,
+`.gitignore` the first. Not here: the hook itself (`hooks/pre-commit`), which calls
+`iotops hook pre-commit`, and secrets inside flows (`flows.py`).
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
+from iotops.flowdoc import KEY_PATTERNS
 from iotops.model import Finding, Severity
 
 ALLOWED = (".env.example", "id_*.pub")
@@ -57,6 +59,7 @@ STATE = (
 )
 """Names of files that services write while they run; they belong into snapshots."""
 
+_PRIVATE_KEY = re.compile(KEY_PATTERNS["a private key"].encode())
 STATE_FOLDERS = frozenset({".iotops", "node_modules", "engine", ".npm"})
 
 
@@ -70,6 +73,11 @@ def refused_in_git(paths: Iterable[str]) -> tuple[Finding, ...]:
         An error for each one that must not be committed: `git.secret` or `git.state`.
     """
     return tuple(finding for path in paths if (finding := _judge(path)) is not None)
+
+
+def private_key(data: bytes) -> bool:
+    """Whether a file's content has a private key in it, whatever it is called."""
+    return _PRIVATE_KEY.search(data) is not None
 
 
 def staged(raw: bytes) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from iotops.actions import parts
 from iotops.actions.hubfiles import shipped
-from iotops.actions.syncplan import Change, ChangeKind, File, diff_of
+from iotops.actions.syncdiff import shown
+from iotops.actions.syncplan import Change, ChangeKind, File
 from iotops.hub import Hub
 from iotops.model import Finding, OnChange, Severity
 
@@ -41,7 +42,7 @@ def units(folder: Path) -> Iterator[Change]:
         except OSError:
             continue  # one of the owner's own, or gone meanwhile
         if present != wanted:
-            text = diff_of(path.name, present, wanted)
+            text = shown(path.name, present, wanted, ())
             yield Change(str(path), ChangeKind.HOST, text, "", OnChange.NOTHING, present.mark)
 
 

@@ -3,26 +3,23 @@
 Files are compared three ways: what the target commit says, what is on the disk, and what may be
 there without anybody having edited it (the commit that is checked out, the last good one). What is
 none of these is a local edit, and refuses. Containers are compared with the target's declaration.
-No secret gets into a diff. Not here: gathering the facts (`sync.py`), applying (`syncapply.py`).
+Not here: gathering the facts (`syncfacts.py`), a file's diff and the secrets in it (`syncdiff.py`),
+applying (`syncapply.py`).
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
 
 from iotops.actions.hooks import refused_in_git
-from iotops.clients import composemodel
+from iotops.actions.syncdiff import masked, shown
 from iotops.clients.compose import Container, Mount, Port, ServiceModel
 from iotops.model import ConfigFile, Finding, OnChange, Severity
 
-LINES = 120
-"""Lines of one diff that are shown; the rest is counted."""
 RANK = (OnChange.NOTHING, OnChange.RELOAD, OnChange.RESTART, OnChange.RECREATE)
 RESERVED = frozenset({".git", ".env", "flows", ".iotops", ".iotops-data-root"})
 """First parts of paths that Git's `main` may not have: they are others' in the hub folder."""
@@ -185,7 +182,7 @@ def plan(facts: SyncFacts) -> SyncPlan:
         kind, before, old, new = found
         if kind is ChangeKind.LOCAL:
             local.append(path)
-        diff = masked(diff_of(path, old, new), facts.secrets)
+        diff = shown(path, old, new, facts.secrets)
         changes += _for_services(facts, Change(path, kind, diff, "", OnChange.NOTHING, before))
     findings += [_local(path, facts) for path in local]
     changes += _stale(facts, {one.path for one in changes})
@@ -374,37 +371,6 @@ def _refused_paths(facts: SyncFacts) -> Iterator[Finding]:
         elif facts.wanted[path].link:
             text = f"the commit brings {path} as a symbolic link, which is not followed"
             yield Finding("sync.link", Severity.ERROR, path, text, "commit the file itself")
-
-
-# -- diffs ----------------------------------------------------------------------------------------
-
-_KEYED = re.compile(
-    r"(?i)((?:password|passwd|pwd|secret|token|api_?key|private_?key)[\"']?\s*[:=]\s*)"
-    r"(?!\s*(?:process\.env|\$\{|\$__))(\S.*)$",
-    re.MULTILINE,
-)
-
-
-def masked(text: str, secrets: Sequence[str]) -> str:
-    """Take secrets out of a text: known values, and whatever stands behind a telling name."""
-    return _KEYED.sub(r"\1***", composemodel.masked(text, secrets))
-
-
-def diff_of(path: str, old: File | None, new: File | None) -> str:
-    """Give what differs between two contents of a file, as a unified diff; secrets are in it."""
-    try:
-        was, now = (one.data.decode().splitlines() if one is not None else [] for one in (old, new))
-    except UnicodeDecodeError:
-        sizes = [f"{len(side.data)} bytes" if side else "nothing" for side in (old, new)]
-        return f"no text: {sizes[0]}, then {sizes[1]}"
-    lines = [*difflib.unified_diff(was, now, f"a/{path}", f"b/{path}", lineterm="")]
-    if old is not None and new is not None:
-        if old.link != new.link:
-            lines.insert(0, "a symbolic link" if new.link else "no symbolic link any more")
-        elif old.executable != new.executable:
-            lines.insert(0, "executable" if new.executable else "not executable any more")
-    more = len(lines) - LINES
-    return "\n".join([*lines[:LINES], *([f"... and {more} more lines"] if more > 0 else [])])
 
 
 # -- containers -----------------------------------------------------------------------------------

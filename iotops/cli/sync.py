@@ -47,8 +47,9 @@ def plan(hub_folder: Path | None, exit_code: bool, as_json: bool, quiet: bool) -
     """Fetch, compare Git with the hub, and show what would be applied; changes nothing.
 
     Compared are the files, the containers with the Compose file, and what each service would
-    need. Diffs go from the hub to Git, those of local edits from Git to the hub; secrets are
-    masked.
+    need. Diffs go from the hub to Git, those of local edits from Git to the hub. Files of secrets
+    are not shown; values of .env and what looks like a secret, by its name or form, are starred.
+    A secret that nothing gives away is shown like any other text.
 
     \b
     Example: iotops sync plan --exit-code

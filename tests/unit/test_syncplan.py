@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from iotops.actions import syncfacts
+from iotops.actions.syncdiff import masked
 from iotops.actions.syncplan import (
     File,
     ServiceFacts,
     SyncFacts,
     SyncPlan,
     differences,
-    masked,
     plan,
 )
 from iotops.clients.composemodel import Container, Mount, Port, ServiceModel
@@ -107,6 +107,7 @@ def test_syncplan(path: Path) -> None:
     assert decided.refused is (expected.get("refused") is True)
     diffs = "\n".join(one.diff for one in decided.changes)
     assert str(expected.get("diff", "")) in diffs and str(expected.get("diff2", "")) in diffs
+    assert [word for word in texts(expected.get("shown", [])) if word not in diffs] == []
     assert not [word for word in texts(expected.get("never", [])) if word in diffs]
     hints = " ".join(one.hint for one in decided.findings)
     assert str(expected.get("hint", "")) in hints
@@ -143,6 +144,21 @@ def test_diffs_of_odd_files() -> None:
         facts, wanted={"a": File(b"#!/bin/sh", True)}, present=old, known=old, before=old
     )
     assert plan(mode).changes[0].diff == "executable"
+
+
+def test_a_secret_whose_name_is_far_above_the_change() -> None:
+    """The part of a diff that is shown does not begin where the secret does."""
+    block = [f"    SECRET-{n}" for n in range(20)]
+    old = "\n".join(["a: 1", "password: |", *block, "b: 1"])
+    facts = facts_of({"wanted": {"x.yaml": old.replace("SECRET-10", "SECRET-new")}})
+    diff = plan(replace(facts, present={"x.yaml": File(old.encode())})).changes[0].diff
+    assert diff.splitlines()[2] == "@@ -10,7 +10,7 @@"
+    assert "SECRET" not in diff and diff.count("***") == 8
+
+
+def test_a_line_that_nobody_reads_takes_no_time() -> None:
+    """Minutes without a bound: every word of it could begin an address."""
+    assert masked("a." * 100_000, []) == "... a line of 200000 letters, not shown"
 
 
 def test_a_value_that_contains_another_is_masked_whole() -> None:
