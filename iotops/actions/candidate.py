@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from iotops import config
-from iotops.actions import candidateimages, envcheck
+from iotops.actions import candidateimages, envcheck, misnamed
 from iotops.actions.candidateview import View, candidate_view
 from iotops.actions.hooks import refused_in_git
 from iotops.clients import enginelook, files
@@ -81,6 +81,7 @@ def _looked(view: View, report: Report) -> Iterator[Finding]:
             yield _finding("candidate.compose", _compose(view), text, "correct the file")
         return
     yield from _guarded("compose", partial(_project, view, hub), report)
+    yield from _guarded("services", partial(_services, view, hub), report)
     yield from _guarded("images", partial(candidateimages.look, hub), report)
     if enginelook.on_this_machine():
         yield from _guarded("ports", partial(_ports, view.hub, hub), report)
@@ -199,6 +200,44 @@ def _project(view: View, hub: Hub) -> Iterator[Finding]:
                 service.name,
                 f"the Compose file has no {service.place.container} any more; its data stays in"
                 f" {service.place.folder}, and no backup takes it as a service",
+            )
+
+
+def _services(view: View, hub: Hub) -> Iterator[Finding]:
+    """Find services that no backup could take as what they are: their container or folder is not.
+
+    What is so already is for the doctor to tell: the commit may have nothing to do with it.
+    """
+    before = {one.name: one for one in view.hub.services} if _readable(view.hub) else {}
+    now = view.hub.model.services if before else {}
+    declared = hub.model.services
+    bound = [
+        mount.source
+        for model in declared.values()
+        for mount in model.mounts
+        if mount.source is not None
+    ]
+    for service in hub.services:
+        name, folder, known = service.name, service.place.folder, before.get(service.name)
+        if misnamed.lost(service, declared) and not (known and misnamed.lost(known, now)):
+            odd = misnamed.declared_otherwise(service, hub.services, declared)
+            yield odd or _finding(
+                misnamed.CODE,
+                name,
+                f"the Compose file has no {service.place.container}, which [services.{name}] names",
+                f'name its container: container = "..."; there are: {", ".join(sorted(declared))}',
+            )
+        if not enginelook.on_this_machine() or folder.exists():
+            continue
+        if known is not None and known.place.folder == folder:
+            continue
+        if not any(one.is_relative_to(folder) or folder.is_relative_to(one) for one in bound):
+            yield _finding(
+                "service.folder",
+                name,
+                f"the folder {folder} of [services.{name}] does not exist: every backup would be"
+                " partial",
+                f"correct it in the commit (folder = ...), or make it: mkdir {folder}",
             )
 
 

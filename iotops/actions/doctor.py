@@ -17,6 +17,7 @@ from iotops.actions import (
     history,
     kit,
     machines,
+    misnamed,
     ports,
     status,
     upkeep,
@@ -208,7 +209,13 @@ def _unpinned(image: str) -> bool:
 
 
 def _services(hub: Hub) -> Iterator[Finding]:
+    containers = hub.stack.containers()
     for service in hub.services:
+        declared = hub.model.services
+        odd = misnamed.running(service, hub.services, declared, containers)
+        if odd := odd or misnamed.declared_otherwise(service, hub.services, declared):
+            yield odd
+            continue
         facts = service.probe()
         if not facts.reachable:
             yield Finding(

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from iotops import __version__, disk, manifest
-from iotops.actions import parts, plausible, ports, swap, volumes
+from iotops.actions import misnamed, parts, plausible, ports, swap, volumes
 from iotops.actions.beside import Beside
 from iotops.actions.ours import TAG, Ours, refuse_protected
 from iotops.clients import files, network
@@ -212,6 +212,7 @@ class Maker:
         began = time.monotonic()
         try:
             with step(self.report, "capture", service.name):
+                self._refuse_misnamed(service, containers)
                 record = self._capture(service, blank)
         except (IotopsError, OSError) as error:
             hint = error.hint if isinstance(error, IotopsError) else ""
@@ -221,6 +222,15 @@ class Maker:
         for warning in record.warnings:
             self.report(Noted("warning", warning, service.name))
         return replace(record, seconds=round(time.monotonic() - began, 3))
+
+    def _refuse_misnamed(self, service: Service, containers: Mapping[str, Container]) -> None:
+        """Refuse to take a server that runs under another name for one that is down."""
+        if not service.images or service.place.container in containers:
+            return
+        hub = self.hub
+        found = misnamed.running(service, hub.services, hub.model.services, containers)
+        if found is not None:
+            raise CaptureError(found.message, hint=found.hint)
 
     def _capture(self, service: Service, blank: ServiceRecord) -> ServiceRecord:
         if not service.place.folder.is_dir():

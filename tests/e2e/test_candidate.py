@@ -259,6 +259,22 @@ def test_other_places_outside_the_data_root(hub: CandidateHub, key: str) -> None
     assert found == {}
 
 
+def test_a_service_whose_container_or_folder_is_not_there(hub: CandidateHub) -> None:
+    hub.change("iotops.toml", "[services.mosquitto]", "[services.broker]")
+    extra = '[services.extra]\nkind = "files"\nfolder = "extra"\n\n'
+    hub.change("iotops.toml", "[services.broker]", extra + "[services.broker]")
+    found = hub.examined()
+    error(found, "service.container", "no container broker", "as mosquitto")
+    error(found, "service.folder", f"{hub.root}/extra")
+    assert found == {}
+    hub.change("iotops.toml", "[services.broker]", '[services.broker]\ncontainer = "mosquitto"')
+    (hub.root / "extra").mkdir()
+    try:
+        assert hub.examined() == {}
+    finally:
+        (hub.root / "extra").rmdir()
+
+
 def test_settings_that_cannot_be_read(hub: CandidateHub) -> None:
     hub.change("iotops.toml", "[hub]", "[hub]\nnmae = 1")
     error(found := hub.examined(), "candidate.settings", "nmae")

@@ -259,6 +259,28 @@ def test_a_timer_does_not_try_a_refused_commit_again(hub: SyncHub) -> None:
     assert not known.exists()
 
 
+def test_a_broker_under_another_name_is_not_taken_for_one_that_is_down(hub: SyncHub) -> None:
+    settings = hub.desk / "iotops.toml"
+    wrong = settings.read_text().replace("[services.mosquitto]", "[services.broker]")
+    hub.commit("iotops.toml", wrong)
+    refused = hub.apply()
+    assert refused.code == 1 and "belongs to no service" in refused.err, refused.err
+    assert "below [services.broker]" in refused.err
+
+    own = hub.folder / "iotops.toml"
+    good = own.read_text()
+    own.write_text(wrong)
+    done = hub.hub.iotops("backup")
+    doctor = hub.hub.iotops("doctor", "--json")
+    docker("stop", "-t", "0", hub.hub.container("mosquitto"))
+    down = hub.hub.iotops("backup")  # its files are its state then
+    docker("start", hub.hub.container("mosquitto"))
+    own.write_text(good)
+    assert done.code == 3 and 'container = "mosquitto"' in done.out, done.out + done.err
+    assert "service.container" in doctor.out
+    assert down.code == 0, down.out + down.err
+
+
 def test_a_version_that_rewrites_its_data_and_fails_later(hub: SyncHub) -> None:
     before = hub.looks()
     hub.declare(REWRITES)

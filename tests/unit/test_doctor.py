@@ -225,6 +225,24 @@ def test_a_service_that_does_not_answer(hub: PaperHub) -> None:
     only(hub, "service.down", Severity.ERROR, "influx:", "iotops logs influx", "iotops up influx")
 
 
+def test_a_service_whose_container_has_another_name(hub: PaperHub) -> None:
+    hub.write('[services.broker]\nkind = "mosquitto"\n')
+    hub.compose({"mosquitto": {**SERVICE, "image": "eclipse-mosquitto:2.0.22"}})
+    only(hub, "service.container", Severity.ERROR, "broker:", "as mosquitto", '"mosquitto"')
+    hub.write('[services.broker]\nkind = "mosquitto"\ncontainer = "mosquitto"\n')
+    assert not found(hub, "service.container")
+    hub.write('[services.broker]\nkind = "mosquitto"\n[services.mosquitto]\nkind = "files"\n')
+    assert not found(hub, "service.container")  # somebody's already
+    hub.write('[services.broker]\nkind = "mosquitto"\n')
+    hub.compose({"own": {**SERVICE, "volumes": [bound(hub, "mqtt/data", "/mosquitto/data")]}})
+    only(hub, "service.container", Severity.ERROR, "as own")
+
+
+def bound(hub: PaperHub, folder: str, target: str) -> dict[str, str]:
+    (hub.root / folder).mkdir(parents=True)
+    return {"type": "bind", "source": str(hub.root / folder), "target": target}
+
+
 def test_an_absent_data_root(hub: PaperHub) -> None:
     hub.root.rename(hub.base / "away")
     assert any(one.code.startswith("mount.") for one in examine(hub.open()))
