@@ -18,7 +18,7 @@ from pathlib import Path
 from iotops import config
 from iotops.actions import candidateimages, envcheck, misnamed
 from iotops.actions.candidateview import View, candidate_view
-from iotops.actions.hooks import refused_in_git
+from iotops.actions.hooks import private_key, refused_in_git
 from iotops.clients import enginelook, files
 from iotops.clients.compose import ComposeStack
 from iotops.clients.composemodel import Mount, Port, Publisher, masked
@@ -118,7 +118,7 @@ def _secrets(hub: Hub, *, shortest: int = SHORTEST) -> Mapping[str, str]:
 
 
 def _files(view: View) -> Iterator[Finding]:
-    """Find secrets among the files: by their names, and values of the real `.env`."""
+    """Find secrets among the files: by their names, private keys, values of the real `.env`."""
     found = [path for path in sorted(view.tree.rglob("*")) if not path.is_dir()]
     paths = {path.relative_to(view.tree).as_posix(): path for path in found}
     paths = {name: path for name, path in paths.items() if not name.startswith(".git/")}
@@ -132,6 +132,14 @@ def _files(view: View) -> Iterator[Finding]:
         if name in told or not files.is_regular(path) or path.stat().st_size > LARGEST:
             continue
         data = path.read_bytes()
+        if private_key(data):
+            yield _finding(
+                "candidate.key",
+                name,
+                f"a private key stands in {name}",
+                f"git rm --cached {name}; keep it on the hub only, named in .gitignore; and make"
+                " another key, since this one is in the history",
+            )
         for variable, value in secrets.items():
             if value in data:
                 yield _finding(

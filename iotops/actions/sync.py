@@ -16,13 +16,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from iotops.actions import syncfacts
-from iotops.actions.hooks import refused_in_git
+from iotops.actions.hooks import private_key, refused_in_git
 from iotops.actions.syncfacts import BRANCH
 from iotops.actions.syncplan import (
     ChangeKind,
     SyncPlan,
     plan,
 )
+from iotops.clients import files
 from iotops.clients.gitremote import Upstream
 from iotops.errors import (
     Conflict,
@@ -232,7 +233,8 @@ def adopt(
         message: of the commit; empty = one that names the files.
 
     Raises:
-        GuardError: one of them holds secrets or running state, or an apply goes on. UsageError: a
+        GuardError: one of them holds secrets or running state, is no configuration by its size,
+            or an apply goes on. UsageError: a
             path is unknown.
     """
     with hub.flows_locked("sync adopt"):
@@ -240,7 +242,8 @@ def adopt(
         tree = Upstream(hub.folder, owner=hub.owner)
         if tree.exists() and tree.head() is not None:
             tree = syncfacts.worktree(hub)
-        edited = [one.path for one in tree.status()]
+        status = {one.path: one.code for one in tree.status()}
+        edited = [*status]
         for path in paths:
             if not any(one == path or one.startswith(f"{path.rstrip('/')}/") for one in edited):
                 raise UsageError(
@@ -251,6 +254,7 @@ def adopt(
             for one in edited
             if not paths or any(one == p or one.startswith(f"{p.rstrip('/')}/") for p in paths)
         ]
+        _refuse_large(hub, [path for path in chosen if status[path] == "??"])
         _refuse_secrets(hub, chosen)
         if not chosen:
             return Adopted("", ())
@@ -271,6 +275,18 @@ def _refuse_halfway(hub: Hub) -> None:
             )
 
 
+def _refuse_large(hub: Hub, new: Sequence[str]) -> None:
+    """Refuse what is no configuration by its size: Git would keep it for ever, and never read it
+    into the memory of a Pi to look for secrets."""
+    for path in new:
+        place = files.below(hub.folder, path)
+        if files.is_regular(place) and (size := place.stat().st_size) > syncfacts.LARGEST:
+            raise GuardError(
+                f"{path} has {size >> 20} MB, and is not looked through for secrets",
+                hint=f"keep it out of Git: add {path} to .gitignore, or move it away",
+            )
+
+
 def _refuse_secrets(hub: Hub, paths: Sequence[str]) -> None:
     refused = refused_in_git(path for path in paths if (hub.folder / path).exists())
     if refused:
@@ -281,6 +297,11 @@ def _refuse_secrets(hub: Hub, paths: Sequence[str]) -> None:
     values = [value.encode() for value in syncfacts.secrets(hub)]
     for path in paths:
         file = syncfacts.on_disk(hub.folder, path)
+        if file is not None and private_key(file.data):
+            raise GuardError(
+                f"{path} holds a private key and may not be committed",
+                hint=f"keep it out: add {path} to .gitignore; a backup takes it all the same",
+            )
         if file is not None and any(value in file.data for value in values):
             raise GuardError(
                 f"{path} holds a value of .env in clear text and may not be committed",

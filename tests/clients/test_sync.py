@@ -130,6 +130,9 @@ def test_a_large_file_that_git_does_not_know_is_not_read(hub: LightHub) -> None:
     shown = hub.iotops("sync", "plan")
     assert shown.code == 0
     words(shown, "all is not in Git", f"+{2 << 30} bytes, not read")
+    adopted = hub.iotops("sync", "adopt")
+    assert adopted.code == 1
+    words(adopted, "all has 2048 MB", "add all to .gitignore")
 
 
 def test_no_secret_is_adopted(hub: LightHub) -> None:
@@ -139,6 +142,11 @@ def test_no_secret_is_adopted(hub: LightHub) -> None:
     assert by_name.code == 1
     words(by_name, "passwd holds secrets", ".gitignore")
     (hub.folder / "passwd").unlink()
+    (hub.folder / "server.pem").write_text("-----BEGIN RSA PRIVATE KEY-----\nAAAA\n")
+    by_content = hub.iotops("sync", "adopt")
+    assert by_content.code == 1
+    words(by_content, "server.pem holds a private key", "add server.pem to .gitignore")
+    (hub.folder / "server.pem").unlink()
     (hub.folder / "acl").write_text(f"user {SECRET}\n")
     by_value = hub.iotops("sync", "adopt", "acl")
     assert by_value.code == 1

@@ -283,9 +283,12 @@ def test_settings_that_cannot_be_read(hub: CandidateHub) -> None:
 
 def test_a_secret_among_the_files(hub: CandidateHub) -> None:
     (hub.tree / "notes.md").write_text(f"the token: {hub.env_value('NODERED_TOKEN')}\n")
+    (hub.tree / "plain.pem").write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n")
     error(found := hub.examined(), "candidate.secret", "NODERED_TOKEN", "notes.md")
+    error(found, "candidate.key", "plain.pem")
     assert found == {}
     (hub.tree / "notes.md").unlink()
+    (hub.tree / "plain.pem").unlink()
     (hub.tree / ".env").write_text("A=1\n")
     error(found := hub.examined(), "git.secret", ".env")
     assert found == {}  # this machine's own .env counts
