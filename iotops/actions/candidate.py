@@ -52,9 +52,11 @@ def examine(hub: Hub, tree: Path, report: Report = silent) -> tuple[Finding, ...
         found = [*_looked(view, report)]
     secrets = [*_secrets(hub, shortest=4).values()]  # a server's words may hold one
     seen, real = str(view.folder), str(hub.folder)
-    return tuple(
-        replace(one, message=masked(one.message.replace(seen, real), secrets)) for one in found
-    )
+
+    def told(text: str) -> str:
+        return masked(text.replace(seen, real), secrets)
+
+    return tuple(replace(one, message=told(one.message), hint=told(one.hint)) for one in found)
 
 
 def _looked(view: View, report: Report) -> Iterator[Finding]:
@@ -62,7 +64,9 @@ def _looked(view: View, report: Report) -> Iterator[Finding]:
     try:
         settings = config.load(view.folder / config.FILE, options_of)
     except IotopsError as error:
-        yield Finding("candidate.settings", Severity.ERROR, config.FILE, error.message, error.hint)
+        # Its own hint opens the copy, or the hub's file, which may be as good as ever.
+        hint = f"correct {config.FILE} in the commit"
+        yield Finding("candidate.settings", Severity.ERROR, config.FILE, error.message, hint)
         settings = view.hub.settings
     moved = {view.hub.folder.resolve(): view.folder}
     hub = Hub(view.folder, settings, rehearsal=ComposeStack(view.folder, moved=moved))

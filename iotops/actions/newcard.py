@@ -31,6 +31,7 @@ from iotops.errors import (
     RestoreError,
     SnapshotUnknown,
     UsageError,
+    WrongPassword,
 )
 from iotops.events import Report, silent, step
 from iotops.hub import options_of
@@ -154,7 +155,10 @@ def start(
         RestoreError: what came out is not what the manifest says.
     """
     if os.geteuid() != 0:
-        raise UsageError("a hub folder comes back with its owners: that needs root", hint="sudo")
+        raise UsageError(
+            "a hub folder comes back with its owners: that needs root",
+            hint=f"sudo iotops init --from-repository URL {folder}",
+        )
     _require_free(folder)
     _require_same(password_file, kit.password.reveal() + "\n")
     if kit.credentials:
@@ -163,8 +167,12 @@ def start(
         work = Path(name)
         repository = _repository(kit, work, ssh_config)
         with step(report, "open"):
-            found = repository.snapshots(tags=(TAG,))
-            repository_id = repository.id()
+            try:
+                found = repository.snapshots(tags=(TAG,))
+                repository_id = repository.id()
+            except WrongPassword as error:  # there are no settings yet to look at
+                hint = f"type it as the kit has it: iotops init --from-repository URL {folder}"
+                raise WrongPassword(error.message, hint=hint) from error
         chosen = _choose(found, hub, snapshot)
         made = extract.read_manifest(repository, chosen.id)
         target = work / "snapshot"
@@ -302,6 +310,11 @@ def _choose(found: Sequence[SnapshotInfo], hub: str, snapshot: str) -> SnapshotI
 
 
 def _require_free(folder: Path) -> None:
+    if folder.is_symlink():
+        raise GuardError(
+            f"{folder} is a symbolic link, and the hub folder takes the place of a folder",
+            hint=f"name the folder itself: {folder.resolve()}",
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise GuardError(
             f"{folder} is there already and not empty",

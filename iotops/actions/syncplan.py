@@ -347,16 +347,15 @@ def _needs(changes: Sequence[Change]) -> dict[str, OnChange]:
 
 
 def _local(path: str, facts: SyncFacts) -> Finding:
-    new = not (path in facts.known or path in facts.wanted or path in facts.before)
-    return Finding(
-        "sync.local",
-        Severity.ERROR,
-        path,
-        f"{path} is not in Git" if new else f"{path} was edited on the hub and not committed",
-        f"keep it: iotops sync adopt; drop it: git checkout -- {path}"
-        if not new
-        else f"keep it: iotops sync adopt; or name it in .gitignore, or remove it: {path}",
-    )
+    text = f"{path} is not in Git"
+    hint = f"keep it: iotops sync adopt; or name it in .gitignore, or remove it: {path}"
+    if path in facts.known:
+        text = f"{path} was edited on the hub and not committed"
+        hint = f"keep it: iotops sync adopt; drop it: git checkout -- {path}"
+    elif path in facts.wanted:
+        text = f"{path} was made on the hub, and the commit brings another one"
+        hint = f"move it out of the hub folder, or remove it: {path}; then: iotops sync plan"
+    return Finding("sync.local", Severity.ERROR, path, text, hint)
 
 
 def _refused_paths(facts: SyncFacts) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
+from tests.support.hubs import Ended
 from tests.support.lighthub import ONE, LightHub
 
 pytestmark = pytest.mark.clients
@@ -126,3 +127,30 @@ def test_access_that_the_settings_look_for_is_said(hub: LightHub, tmp_path: Path
     assert hub.iotops("snapshots", "--hub", str(card)).code == 2
     there.touch()
     assert hub.iotops("snapshots", "--hub", str(card)).code == 0
+
+
+@ONE
+def test_what_is_refused_before_anything_is_written(hub: LightHub, tmp_path: Path) -> None:
+    need("root")
+    hub.good("backup")
+    password = tmp_path / "new-password"
+
+    def start(target: Path, typed: str) -> Ended:
+        return hub.iotops(
+            *("init", "--from-repository", str(hub.repository), str(target)),
+            *("--password-file", str(password), "--state", str(tmp_path / "state")),
+            stdin=typed,
+        )
+
+    wrong = start(tmp_path / "card", "no such password")
+    assert wrong.code == 12
+    assert "type it as the kit has it" in wrong.err and "iotops.toml" not in wrong.err
+    (tmp_path / "real").mkdir()
+    for goal in ("real", "nowhere"):
+        link = tmp_path / f"to-{goal}"
+        link.symlink_to(tmp_path / goal)
+        refused = start(link, hub.password_file.read_text())
+        assert refused.code == 1
+        assert "is a symbolic link" in refused.err and str(tmp_path / goal) in refused.err
+    assert not password.exists() and not (tmp_path / "card").exists()
+    assert not [*(tmp_path / "real").iterdir()]

@@ -277,7 +277,9 @@ def test_a_service_whose_container_or_folder_is_not_there(hub: CandidateHub) -> 
 
 def test_settings_that_cannot_be_read(hub: CandidateHub) -> None:
     hub.change("iotops.toml", "[hub]", "[hub]\nnmae = 1")
-    error(found := hub.examined(), "candidate.settings", "nmae")
+    found = hub.examined()
+    assert found["candidate.settings"].hint == "correct iotops.toml in the commit"
+    error(found, "candidate.settings", "nmae")
     assert found == {}
 
 
