@@ -631,6 +631,26 @@ def keys() -> dict[str, str]:
 _LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*(.*?)\s*$")
 
 
+def env_names(path: Path) -> dict[str, str]:
+    """Name the variables of `.env` that a settings file wants for its services.
+
+    Returns:
+        By name, where it stands, for example "services.broker.password_env". What a kind wants
+        where nothing is written is not in it; a file that cannot be read names nothing.
+    """
+    try:
+        document: object = tomllib.loads(path.read_bytes().decode())
+    except (OSError, ValueError):
+        return {}
+    tables = document.get("services") if isinstance(document, dict) else None
+    found: dict[str, str] = {}
+    for name, table in tables.items() if isinstance(tables, dict) else ():
+        for key, value in table.items() if isinstance(table, dict) else ():
+            if key.endswith("_env") and isinstance(value, str) and value:
+                found.setdefault(value, f"services.{name}.{key}")
+    return found
+
+
 def read_env(path: Path) -> dict[str, Secret]:
     """Read a `.env` file as Compose does, except that nothing is expanded.
 

@@ -8,14 +8,15 @@ Compose decides, and whether it is the right one, which the services say (`iotop
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from iotops import config
 from iotops.clients import files
 from iotops.clients.composemodel import Variable
 from iotops.clients.git import Worktree
-from iotops.errors import GitError, ProgramMissing, StackError
+from iotops.errors import GitError, IotopsError, ProgramMissing, StackError
 from iotops.events import Report, silent, step
 from iotops.hub import Hub
 from iotops.model import Finding, Severity
@@ -95,7 +96,10 @@ def _closed(raw: str) -> bool | None:
 
 
 def judge(
-    text: str, variables: Sequence[Variable], used: Collection[str] | None
+    text: str,
+    variables: Sequence[Variable],
+    used: Collection[str] | None,
+    wanted: Mapping[str, str] | None = None,
 ) -> Iterator[Finding]:
     """Judge an `.env` text against what names its values; pure.
 
@@ -103,6 +107,7 @@ def judge(
         variables: of the Compose files.
         used: other names that somebody reads: settings of iotops, variables of containers;
             None = not known, so that nothing is called unused.
+        wanted: names that the settings give for secrets, and where; each must have a value.
     """
     found, odd = entries(text)
     by_name = {one.name: one for one in found}
@@ -135,7 +140,18 @@ def judge(
             )
     named = {one.name for one in variables}
     for variable in variables:
-        yield from _needed(variable, by_name.get(variable.name))
+        if variable.required or variable.name not in (wanted or {}):
+            yield from _needed(variable, by_name.get(variable.name))
+    required = {one.name for one in variables if one.required}
+    for name, where in (wanted or {}).items():
+        entry = by_name.get(name)
+        if name not in required and (entry is None or entry.empty):
+            yield _finding(
+                "env.unset",
+                Severity.ERROR,
+                f"{name} is {'empty' if entry else 'missing'}, and {where} in iotops.toml names it",
+                f"set it in {FILE}: {name}='...'; or correct the name in iotops.toml",
+            )
     read = {name for one in found for name in one.references}
     for name in by_name if used is not None else ():
         if name not in named and name not in (used or ()) and name not in read:
@@ -171,18 +187,21 @@ def examine(hub: Hub, report: Report = silent) -> tuple[Finding, ...]:
     """Examine the hub's `.env`.
 
     Returns:
-        All findings.
-
-    Raises:
-        StackError: the Compose file cannot be read.
+        All findings; also that Compose cannot be asked is one, after what the files say by
+        themselves.
     """
     found: list[Finding] = []
     with step(report, "look at", FILE):
         found += guarded(hub)
     with step(report, "look at", "variables"):
-        found += variables(hub)
-    if not any(one.severity is Severity.ERROR for one in found):
-        _ = hub.model  # what else keeps Compose from reading the file is told by itself
+        try:
+            for one in variables(hub):
+                found.append(one)
+            if not any(one.severity is Severity.ERROR for one in found):
+                _ = hub.model  # what else keeps Compose from reading the file is told by itself
+        except IotopsError as error:
+            hint = error.hint or "correct the Compose file, then: iotops env check"
+            found.append(Finding("env.compose", Severity.ERROR, "Compose", error.message, hint))
     return tuple(found)
 
 
@@ -190,9 +209,32 @@ def variables(hub: Hub) -> Iterator[Finding]:
     """Judge the hub's `.env` against its Compose file and its settings.
 
     Raises:
-        StackError: the Compose file cannot be read at all.
+        StackError: the Compose file cannot be read at all, for another reason than a line of
+            `.env` that is told.
     """
-    yield from judge(read(hub), hub.stack.variables(), used(hub))
+    text = read(hub)
+    try:
+        named = hub.stack.variables()
+    except StackError:
+        yield from judge(text, (), None)
+        if entries(text)[1]:
+            return  # Compose's own words for it name no place and no next step
+        raise
+    yield from judge(text, named, used(hub), wanted(hub))
+
+
+def wanted(hub: Hub) -> Mapping[str, str]:
+    """Give the names that the settings want a value for in `.env`, and where each stands.
+
+    Not those that a running server makes, and not what systemd hands over.
+    """
+    try:
+        made = {name for service in hub.services for name in service.own_secrets()}
+    except StackError:
+        return {}
+    found = config.env_names(hub.folder / config.FILE)
+    given = {name for name in found if name not in hub.env and hub.secret(name) is not None}
+    return {name: where for name, where in found.items() if name not in made | given}
 
 
 def read(hub: Hub) -> str:

@@ -194,6 +194,37 @@ def test_what_only_iotops_reads_is_used(hub: PaperHub) -> None:
     assert one.code == "env.unused" and "NOBODYS" in one.message and "geheim" not in repr(one)
 
 
+def test_what_the_settings_name_must_be_there(hub: PaperHub) -> None:
+    hub.write(
+        '[services.broker]\nkind = "mosquitto"\npassword_env = "BROKER_PW"\n'
+        '[services.influx]\nkind = "influxdb"\ntoken_env = "OPERATOR"\n'
+        'reader_token_env = "MADE_BY_UP"\n'
+    )
+    (hub.folder / ".env").write_text("BROKER_PW=\n")
+    found = envcheck.examine(hub.open())
+    assert [(one.code, one.severity) for one in found] == [("env.unset", Severity.ERROR)] * 2
+    assert found[0].message.startswith("BROKER_PW is empty, and services.broker.password_env")
+    assert found[1].message.startswith("OPERATOR is missing, and services.influx.token_env")
+    (hub.folder / ".env").write_text("BROKER_PW=a\nOPERATOR=b\n")
+    assert envcheck.examine(hub.open()) == ()
+
+
+def test_a_quote_that_does_not_end_hides_nothing_else(hub: PaperHub) -> None:
+    """Compose refuses the whole file, in words that name no line."""
+    (hub.folder / ".env").write_text("GOOD=1\nBROKEN='hunter2\n")
+    (hub.folder / ".env").chmod(0o644)
+    (hub.bin / "docker").write_text(
+        '#!/bin/sh\ncase "$*" in *"compose version"*) echo 2.26.1; exit ;; esac\n'
+        "echo 'failed to read .env: unexpected character' >&2\nexit 1\n"
+    )
+    found = envcheck.examine(hub.open())
+    assert codes(found) == ["env.open", "env.line"]
+    assert "line 2" in found[1].message and all(one.hint for one in found)
+    (hub.folder / ".env").write_text("GOOD=1\n")
+    found = envcheck.examine(hub.open())  # it is not the fault of .env
+    assert codes(found) == ["env.open", "env.compose"] and all(one.hint for one in found)
+
+
 def test_the_command(hub: PaperHub) -> None:
     def run(*argv: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "iotops", "env", "check", "--hub", str(hub.folder), *argv]
