@@ -165,7 +165,9 @@ a run killed while it applies; a commit that was returned from, by a timer;
 a commit that was refused, by a timer;
 something changed since it was looked at; a snapshot that lacks what would be touched;
 Compose ended between a stop and its exchange; files of an apply adopted;
-an image's registry gone when it is applied
+an image's registry gone when it is applied;
+a secret in a diff; a large file adopted; a new folder under a timer's umask;
+a server that runs under another name
 """
 ADOPT = """
 a project that is a hub already; a project without the values that it needs;
@@ -183,9 +185,11 @@ a candidate's provisioning broken; a candidate's Compose file broken;
 a candidate's image not to be had; a candidate's image for other machines;
 a candidate's port taken; a candidate's folder missing;
 a candidate that is another hub's; a candidate with another state file or lock;
+a candidate's service without a container or a folder;
 a secret in a candidate; a look at a candidate killed;
 a variable missing in .env; a variable of .env that nothing uses; an unquoted dollar in .env;
-a name twice in .env; a line of .env that is none; .env in Git or not ignored
+a name twice in .env; a line of .env that is none; .env in Git or not ignored;
+a secret of the settings missing in .env
 """
 GROUPS = (
     DEVICES,
