@@ -80,6 +80,8 @@ class ComposeStack:
         project: the project's name; None = as Compose decides it (the file's `name:`).
         environment: variables for Compose that stand before the ones in `.env`.
         moved: folders of the host as the files name them, and where `model` has them instead.
+        root: a folder around the project's that stands for the root folder: what the project
+            names below it is given as from there.
     """
 
     def __init__(
@@ -90,8 +92,9 @@ class ComposeStack:
         project: str | None = None,
         environment: Mapping[str, str] | None = None,
         moved: Mapping[Path, Path] | None = None,
+        root: Path | None = None,
     ) -> None:
-        self._project = Project(folder, files, project, environment, moved)
+        self._project = Project(folder, files, project, environment, moved, root)
         self._images: dict[str, Mapping[str, object]] = {}
         self._versions: tuple[str, str] | None = None
         self._client: docker.APIClient | None = None
@@ -118,7 +121,8 @@ class ComposeStack:
     def hashes(self) -> Mapping[str, str]:
         """Give Compose's hash of each service's declaration, as a container made of it carries it.
 
-        Not always: with `env_file` a container carries another one (2.26, seen).
+        Not always: one that was made without its dependencies carries another (2.26, seen), and
+        one with a `label_file` (2.40, seen).
 
         Raises:
             StackError: as `model`.
@@ -164,7 +168,7 @@ class ComposeStack:
     def files(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         """Give the Compose files of the project, and every file that it is made of."""
         tops = self._project.tops()
-        return tops, composefiles.parts(tops)
+        return self._project.called(tops), self._project.called(composefiles.parts(tops))
 
     def names_itself(self) -> bool:
         """Tell whether the project has a name of its own, or is called as its folder is."""

@@ -348,14 +348,28 @@ def elsewhere(found: Model, moved: Mapping[Path, Path]) -> Model:
     return replace(found, services=services)
 
 
+def inside(document: object, root: str) -> object:
+    """Give a project that was read below a folder which stands for the root folder, as from there.
+
+    Args:
+        root: that folder; empty = there is none.
+    """
+    return _replaced(document, root, "") if root else document
+
+
 def _undoubled(value: object) -> object:
     """Undo the doubling of each literal dollar sign."""
+    return _replaced(value, "$$", "$")
+
+
+def _replaced(value: object, old: str, new: str) -> object:
+    """Replace a text in each text of a JSON value, but not in keys."""
     if isinstance(value, str):
-        return value.replace("$$", "$")
+        return value.replace(old, new)
     if isinstance(value, list):
-        return [_undoubled(item) for item in value]
+        return [_replaced(item, old, new) for item in value]
     if isinstance(value, dict):
-        return {key: _undoubled(item) for key, item in value.items()}
+        return {key: _replaced(item, old, new) for key, item in value.items()}
     return value
 
 

@@ -6,6 +6,7 @@ quote. Not here: containers (`compose.py`).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from iotops.clients.composemodel import (
     decode,
     elsewhere,
     has_default,
+    inside,
     model,
     reason,
     values_of,
@@ -37,13 +39,16 @@ class Project:
         name: str | None,
         environment: Mapping[str, str] | None,
         moved: Mapping[Path, Path] | None = None,
+        root: Path | None = None,
     ) -> None:
         self.folder = folder.resolve()
+        self._root = str(root.resolve()) if root is not None else ""
         self._moved = dict(moved or {})
         self.files = tuple(file.absolute() for file in files)
         self._given_name = name
         self._own = dict(environment or {})
         self._model: Model | None = None
+        self._document: Mapping[str, object] | None = None
 
     def model(self) -> Model:
         """Read the project as Compose understands it; once per instance.
@@ -55,7 +60,7 @@ class Project:
             StackError: the file is missing or broken, or a required variable is not set.
         """
         if self._model is None:
-            self._model = elsewhere(model(self.document()), self._moved)
+            self._model = elsewhere(model(self._read()), self._moved)
         return self._model
 
     def whole(self) -> Model:
@@ -75,27 +80,36 @@ class Project:
         Raises:
             StackError: as `model`.
         """
-        doing = f"reading the Compose project in {self.folder}"
+        doing = f"reading the Compose project in {self._here}"
         ended = self.compose(*options, "config", "--format", "json", doing=doing, limit=60)
         if ended.code != 0:
             raise StackError(
                 f"{doing}: {self.reason(ended)}",
-                hint=f"mend it, then look: docker compose --project-directory {self.folder} "
+                hint=f"mend it, then look: docker compose --project-directory {self._here} "
                 "config --quiet",
             )
-        found = decode(ended.out, doing)
+        found = inside(decode(ended.out, doing), self._root)
         if not isinstance(found, dict):
             raise StackError(f"{doing}: Compose did not answer with a project")
         return found
 
+    def _read(self) -> Mapping[str, object]:
+        if self._document is None:
+            self._document = self.document()
+        return self._document
+
     def hashes(self) -> Mapping[str, str]:
-        """Ask Compose for the hash of each service's declaration.
+        """Ask Compose for the hash of each service's declaration, of what `model` has read.
+
+        Asked of the files themselves, it leaves out what stands in an `env_file`, and so tells
+        another hash than it writes on the container (2.26 and 2.40, seen).
 
         Raises:
             StackError: as `model`.
         """
-        doing = f"reading the Compose project in {self.folder}"
-        ended = self.compose("config", "--hash", "*", doing=doing, limit=60)
+        doing = f"reading the Compose project in {self._here}"
+        whole = json.dumps(self._read())
+        ended = self.compose("config", "--hash", "*", doing=doing, limit=60, whole=whole)
         if ended.code != 0:
             raise StackError(f"{doing}: {self.reason(ended)}")
         lines = (line.split() for line in ended.out.splitlines())
@@ -123,6 +137,10 @@ class Project:
         """Give the files that Compose starts with."""
         return self.files or composefiles.top_files(self.folder, self._env_text())
 
+    def called(self, paths: Sequence[Path]) -> tuple[Path, ...]:
+        """Give files as they are called from outside of a folder that stands for the root."""
+        return tuple(Path(str(path).removeprefix(self._root)) for path in paths)
+
     def names_itself(self) -> bool:
         """Tell whether the project has a name of its own, or is called as its folder is."""
         return composefiles.names_itself(self.tops(), self._env_text())
@@ -136,8 +154,13 @@ class Project:
             return plain
         return self.model().project
 
-    def compose(self, *argv: str, doing: str, limit: float) -> process.Result:
+    def compose(
+        self, *argv: str, doing: str, limit: float, whole: str | None = None
+    ) -> process.Result:
         """Run Compose on this project, whatever its exit code.
+
+        Args:
+            whole: the project as one text, which is read in place of its files.
 
         Raises:
             StackError: there are no files to read, or the engine does not answer.
@@ -145,13 +168,14 @@ class Project:
         """
         self._refuse_no_files(doing)
         options = ["--ansi", "never", "--project-directory", str(self.folder)]
-        for path in self.files:
+        for path in self.files if whole is None else ("-",):
             options += ["--file", str(path)]
         if self._given_name is not None:
             options += ["--project-name", self._given_name]
         ended = dockerprogram.run(
             *("compose", *options, *argv),
             doing=doing,
+            stdin=whole,
             limit=limit,
             extra=self._own,
             cwd=self.folder,
@@ -164,20 +188,27 @@ class Project:
     def reason(self, ended: process.Result) -> str:
         """Give Compose's words for a failure without any value of `.env`."""
         own = [value for value in self._own.values() if len(value) >= 4]
-        return reason(ended.err, [*values_of(self._env_text()), *own])
+        said = reason(ended.err, [*values_of(self._env_text()), *own])
+        return said.replace(self._root, "") if self._root else said
+
+    @property
+    def _here(self) -> str:
+        """The project folder as it is called in messages."""
+        return str(self.folder).removeprefix(self._root)
 
     def _refuse_no_files(self, doing: str) -> None:
         """Without a file of its own, Compose would take the one of a folder above."""
         if not self.folder.is_dir():
-            raise StackError(f"{doing}: the folder {self.folder} does not exist")
+            raise StackError(f"{doing}: the folder {self._here} does not exist")
         for path in self.files:
             if not path.is_file():
-                raise StackError(f"{doing}: there is no file {path}")
+                shown = str(path).removeprefix(self._root)
+                raise StackError(f"{doing}: there is no file {shown}")
         if self.files or "COMPOSE_FILE" in self._env_text() or "COMPOSE_FILE" in self._own:
             return
         if not any((self.folder / name).is_file() for name in FILES):
             raise StackError(
-                f"{doing}: there is no docker-compose.yaml in {self.folder}",
+                f"{doing}: there is no docker-compose.yaml in {self._here}",
                 hint="name the hub folder with --hub DIR, or make a hub with: iotops init DIR",
             )
 
