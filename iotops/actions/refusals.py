@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from iotops.actions import envcheck
-from iotops.actions.syncfacts import OVERRIDES
+from iotops.actions.syncproject import OVERRIDES
 from iotops.clients import files
 from iotops.errors import GuardError
 from iotops.events import Noted, Report

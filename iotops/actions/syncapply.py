@@ -28,6 +28,7 @@ from iotops.actions.recorded import recorded
 from iotops.actions.sync import ACTION
 from iotops.actions.syncback import Back, Task
 from iotops.actions.syncplan import RANK, UP, WRITTEN, ChangeKind, File, SyncPlan
+from iotops.actions.syncproject import target_project
 from iotops.clients import files
 from iotops.clients.compose import ComposeStack
 from iotops.clients.gitremote import Upstream
@@ -162,8 +163,8 @@ def _refuse(hub: Hub, decided: SyncPlan, *, auto: bool) -> None:
 
 
 def _touches(hub: Hub, decided: SyncPlan) -> bool:
-    """Tell whether services may be touched: also by a file that Compose reads beside its own (a
-    file of variables, an included one), which declares anew only when it is in place."""
+    """Tell whether services may be touched: also by a file that Compose reads beside its own, for
+    where that is named in a way that the plan cannot see through (an absolute path)."""
     if decided.services:
         return True
     parts = {path.resolve() for path in ComposeStack(hub.folder).files()[1]}
@@ -181,9 +182,17 @@ def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:
     from iotops.actions.candidate import examine
 
     tree = Upstream(hub.folder, owner=hub.owner)
+    wanted = syncfacts.content(tree, decided.target)
+    tracked = {
+        path
+        for commit in (decided.head, decided.good)
+        if commit
+        for path in syncfacts.content(tree, commit)
+    }
+    fetch_images(hub, decided, wanted, tracked, report)
     hub.layout.tmp.mkdir(mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sync-", dir=hub.layout.tmp) as base:
-        for path, file in syncfacts.content(tree, decided.target).items():
+        for path, file in wanted.items():
             place = files.below(Path(base), path)
             place.parent.mkdir(parents=True, exist_ok=True)
             if file.link:
@@ -191,8 +200,6 @@ def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:
                 continue
             place.write_bytes(file.data)
             place.chmod(0o755 if file.executable else 0o644)
-        tracked = {*syncfacts.content(tree, decided.head)}
-        fetch_images(hub, decided, Path(base), tracked, report)
         mark = refusals.judged(hub, decided.target)
         with step(report, "examine"):
             found = examine(hub, Path(base), report)
@@ -202,13 +209,17 @@ def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:
 
 
 def fetch_images(
-    hub: Hub, decided: SyncPlan, tree: Path, tracked: set[str], report: Report = silent
+    hub: Hub,
+    decided: SyncPlan,
+    wanted: Mapping[str, File],
+    tracked: Collection[str],
+    report: Report = silent,
 ) -> None:
     """Fetch the images that are not here yet: what is not here cannot be tried out, and a service
     shall not stand still while its new image comes over a slow line.
 
     Args:
-        tree: a folder with the target's files. tracked: paths that Git knows here now.
+        wanted: the target's files. tracked: paths that Git knows here now.
 
     Raises:
         StackError, GuardError: one cannot be had, or cannot run here; nothing was touched.
@@ -216,13 +227,10 @@ def fetch_images(
     made = [name for name, need in decided.services.items() if need is OnChange.RECREATE]
     if not made:
         return
-    wanted = {path.relative_to(tree).as_posix(): File(b"") for path in tree.rglob("*")}
-    names = syncfacts.compose_names(hub, wanted, tracked)
-    paths = [(tree if name in wanted else hub.folder) / name for name in names]
-    stack = ComposeStack(hub.folder, files=paths)
-    declared = stack.model().services
+    with target_project(hub, wanted, tracked) as stack:
+        declared = stack.model().services
     images = {declared[name].image for name in made if not declared[name].built}
-    candidateimages.fetch(stack, images - {""}, report)
+    candidateimages.fetch(ComposeStack(hub.folder), images - {""}, report)
 
 
 def _snapshot(hub: Hub, decided: SyncPlan, report: Report) -> str:

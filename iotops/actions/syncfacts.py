@@ -1,35 +1,29 @@
 """The facts that config-sync compares: Git's files, the disk's, containers and their declaration.
 
-The target's Compose project is read as it will be in the hub folder, without writing anything
-there. Not here: which commit is the target (`sync.py`), what follows from the facts
-(`syncplan.py`).
+Not here: which commit is the target (`sync.py`), how its Compose project is read without writing
+into the hub folder (`syncproject.py`), what follows from the facts (`syncplan.py`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
 from iotops.actions import hubfiles, synchost
 from iotops.actions.syncplan import File, ServiceFacts, SyncFacts, differences
+from iotops.actions.syncproject import taken_in, target_project
 from iotops.clients import files
 from iotops.clients.compose import ComposeStack, Container, ServiceModel
-from iotops.clients.composefiles import FILES
 from iotops.clients.gitremote import Upstream
 from iotops.errors import GuardError, StackError
 from iotops.hub import Hub
 from iotops.model import Finding, Severity
 
 BRANCH = "main"
-OVERRIDES = tuple(
-    f"{stem}.override.{end}" for stem in ("compose", "docker-compose") for end in ("yml", "yaml")
-)
-"""What Compose takes in beside one of `FILES`, in its order: one of these."""
 MADE = "sync.json"
 """File in iotops' own folder: of which declaration this program made a container."""
 LARGEST = 1 << 20
@@ -82,7 +76,7 @@ def gather(
         for path in {*known_to_git, *new}
         if (file := on_disk(hub.folder, path, whole=path in known_to_git)) is not None
     }
-    services, broken = _services(hub, wanted, {*known, *before}, present, unknown=not good)
+    services, taken, broken = _services(hub, wanted, {*known, *before}, present, unknown=not good)
     host, odd = synchost.look(hub)
     return SyncFacts(
         head=head,
@@ -93,6 +87,7 @@ def gather(
         before=before,
         present=present,
         services=services,
+        taken=taken,
         secrets=secrets(hub),
         host=host,
         findings=(*found, *broken, *odd),
@@ -140,30 +135,26 @@ def _services(
     present: Mapping[str, File],
     *,
     unknown: bool,
-) -> tuple[dict[str, ServiceFacts], list[Finding]]:
-    """Gather how the containers stand to the target's Compose project."""
+) -> tuple[dict[str, ServiceFacts], set[str], list[Finding]]:
+    """Gather how the containers stand to the target's Compose project, and what files it reads."""
     here = ComposeStack(hub.folder)
     containers = hub.stack.containers()
-    with _project(hub, wanted, tracked, present) as candidate:
+    there = {path: present[path] for path in {*wanted, *tracked} if path in present}
+    with nullcontext(here) if there == wanted else target_project(hub, wanted, tracked) as project:
+        taken = taken_in(hub, here) | taken_in(hub, project)
         try:
-            model = (candidate or here).model()
-            declared, hashes = model.services, (candidate or here).hashes()
+            model, hashes = project.model(), project.hashes()
         except StackError as error:
             finding = Finding(
                 "compose.broken", Severity.ERROR, "Compose", error.message, error.hint
             )
-            return {}, [finding]
-    now = hashes
-    if candidate is not None and model.project != (project := here.project):
-        text = f"the commit calls the Compose project {model.project}: the containers of {project}"
-        text += " would go on beside its own"
-        hint = f"keep the name: {project}"
-        return {}, [Finding("compose.project", Severity.ERROR, "Compose", text, hint)]
-    if candidate is not None:
-        try:
-            now = here.hashes()
-        except StackError:  # broken on the disk: the target mends it
-            now = {}
+            return {}, taken, [finding]
+    declared = model.services
+    if model.project != here.project:
+        text = f"the commit calls the Compose project {model.project}: the containers of"
+        text += f" {here.project} would go on beside its own"
+        hint = f"keep the name: {here.project}"
+        return {}, taken, [Finding("compose.project", Severity.ERROR, "Compose", text, hint)]
     kinds = {one.place.container: one for one in hub.services}
     images = here.image_ids(sorted({one.image for one in declared.values() if one.image}))
     made = remembered(hub)
@@ -172,8 +163,6 @@ def _services(
         one = containers.get(name)
         same = one is not None and made.get(name) == (one.id, hashes.get(name, ""))
         known = one.config_hash if one is not None and same else hashes.get(name, "")
-        if now.get(name) != hashes.get(name):
-            known = hashes.get(name, "")
         service = kinds.get(name)
         mounts = tuple(_mounts(hub.folder.resolve(), one_declared, wanted))
         found[name] = ServiceFacts(
@@ -189,7 +178,7 @@ def _services(
             follows=one_declared.follows,
             joins=one_declared.joins,
         )
-    return found, []
+    return found, taken, []
 
 
 def _orphan(one: Container) -> ServiceFacts:
@@ -222,48 +211,6 @@ def _stale(
     return tuple(found)
 
 
-@contextmanager
-def _project(
-    hub: Hub, wanted: Mapping[str, File], tracked: set[str], present: Mapping[str, File]
-) -> Iterator[ComposeStack | None]:
-    """Give the target's Compose project as it will be in the hub folder; None = it is there."""
-    names = compose_names(hub, wanted, tracked)
-    if all(wanted.get(name) == present.get(name) for name in names if name in wanted) and not any(
-        name in tracked and name not in wanted for name in present if name in FILES + OVERRIDES
-    ):
-        yield None
-        return
-    with tempfile.TemporaryDirectory(prefix="iotops-sync-") as base:
-        paths: list[Path] = []
-        for name in names:
-            path = hub.folder / name
-            if name in wanted:
-                path = Path(base) / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(wanted[name].data)
-            paths.append(path)
-        yield ComposeStack(hub.folder, files=paths)
-
-
-def compose_names(hub: Hub, wanted: Mapping[str, File], tracked: set[str]) -> list[str]:
-    """Name the project's files as they will be: Git's, and those that only this machine has.
-
-    Args:
-        wanted: the target's files. tracked: paths that Git knows here now.
-    """
-    chosen = hub.env.get("COMPOSE_FILE")
-    if chosen is not None:
-        return chosen.reveal().split(os.pathsep)
-    there = {name for name in FILES + OVERRIDES if name in wanted}
-    there |= {
-        name for name in FILES + OVERRIDES if name not in tracked and (hub.folder / name).is_file()
-    }
-    return [
-        *[name for name in FILES if name in there][:1],
-        *[name for name in OVERRIDES if name in there][:1],
-    ]
-
-
 # -- which declaration a container was made of ----------------------------------------------------
 
 
@@ -271,7 +218,7 @@ def remembered(hub: Hub) -> dict[str, tuple[str, str]]:
     """Read of which declarations containers were made: by service, container id and hash.
 
     What Compose writes on a container is not always the hash that it gives for the declaration
-    (with `env_file`, or where the container was made without its dependencies; 2.26, seen).
+    (where the container was made without its dependencies, 2.26; with a `label_file`, 2.40; seen).
     """
     try:
         document: object = json.loads((hub.layout.folder / MADE).read_bytes())

@@ -10,7 +10,7 @@ applying (`syncapply.py`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -120,6 +120,8 @@ class SyncFacts:
         wanted: the target's files. known: those of `head`. before: those of `good`.
         present: what is on the disk of all these, and files that Git neither knows nor ignores.
         services: by the name in the Compose file.
+        taken: files of which the Compose project takes declarations or variables, beside those
+            that it starts with.
         secrets: values that no diff may show.
         host: pieces of the machine beside the hub folder that are not as they should be.
         findings: what was found while looking.
@@ -133,6 +135,7 @@ class SyncFacts:
     before: Mapping[str, File]
     present: Mapping[str, File]
     services: Mapping[str, ServiceFacts] = field(default_factory=dict)
+    taken: Collection[str] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
     host: tuple[Change, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -213,12 +216,19 @@ def _file(facts: SyncFacts, path: str) -> tuple[ChangeKind, str, File | None, Fi
 
 
 def _for_services(facts: SyncFacts, change: Change) -> Iterator[Change]:
-    """Yield a file's change once for each service that sees the file."""
+    """Yield a file's change once for each service that sees the file, or may be declared by it.
+
+    Compose does not tell which file a value came from: where the project takes in the file, it is
+    told for each service that is to be made anew.
+    """
     needs = {
         name: need
         for name, one in facts.services.items()
         if one.declared and (need := _need(one, change.path)) is not None
     }
+    if change.path in facts.taken:
+        made = [name for name, one in facts.services.items() if one.declared and one.differs]
+        needs |= dict.fromkeys(made, OnChange.RECREATE)
     if not needs:
         yield change
     for name, need in needs.items():

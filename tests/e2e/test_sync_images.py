@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from iotops.actions import candidate, syncapply
-from iotops.actions.syncplan import SyncPlan
+from iotops.actions.syncplan import File, SyncPlan
 from iotops.errors import StackError
 from iotops.hub import Hub
 from iotops.model import Finding, OnChange, Severity
@@ -179,7 +179,9 @@ def test_only_images_of_services_that_are_made_anew_are_fetched(hub: PullingHub)
     hub.registry.take(hub.image, "unused:1")
     name = hub.name("unused:1")
     opened = Hub.open(hub.folder)
+    compose = hub.desk / "docker-compose.yaml"
+    wanted = {compose.name: File(compose.read_bytes())}
     for need_of_cold, fetched in ((OnChange.RESTART, False), (OnChange.RECREATE, True)):
         decided = SyncPlan("h", "t", "", (), {"cold": need_of_cold})
-        syncapply.fetch_images(opened, decided, hub.desk, set())
+        syncapply.fetch_images(opened, decided, wanted, set())
         assert here(name) == fetched

@@ -167,7 +167,8 @@ something changed since it was looked at; a snapshot that lacks what would be to
 Compose ended between a stop and its exchange; files of an apply adopted;
 an image's registry gone when it is applied;
 a secret in a diff; a large file adopted; a new folder under a timer's umask;
-a server that runs under another name
+a server that runs under another name;
+a commit without a file that its Compose file names; a file of variables that changes alone
 """
 ADOPT = """
 a project that is a hub already; a project without the values that it needs;

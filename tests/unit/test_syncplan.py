@@ -84,6 +84,7 @@ def facts_of(case: dict[str, object]) -> SyncFacts:
         services={
             name: service_of(name, one) for name, one in services.items() if isinstance(one, dict)
         },
+        taken=texts(case.get("taken", [])),
         secrets=("known-value",),
         findings=tuple(
             Finding(code, Severity.ERROR, "remote", "odd") for code in texts(case.get("given", []))
