@@ -255,6 +255,14 @@ def _snapshot(hub: Hub, decided: SyncPlan, report: Report) -> str:
     return made.snapshot
 
 
+def _back(decided: SyncPlan) -> str:
+    """Choose the commit to return to: the last good one. What is checked out may be known to be
+    bad, or have been tried by nobody; it counts only where no good one is known."""
+    if decided.good and decided.good != decided.target:
+        return decided.good
+    return decided.head if decided.head != decided.target else decided.good
+
+
 class _Apply:
     """One apply while it goes on; the lock is held."""
 
@@ -270,7 +278,7 @@ class _Apply:
         containers = hub.stack.containers()
         self.task = Task(
             decided.target,
-            decided.head if decided.head != decided.target else decided.good,
+            _back(decided),
             decided.head,
             needs={name: need.value for name, need in decided.services.items()},
             ids={name: one.id for name, one in containers.items() if name in decided.services},

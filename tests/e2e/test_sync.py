@@ -319,6 +319,26 @@ def test_a_tag_that_was_moved_to_a_bad_image_is_moved_back(hub: SyncHub) -> None
             subprocess.run(["docker", "image", "rm", one], capture_output=True, check=False)
 
 
+def test_it_returns_to_what_ran_well_and_not_to_what_is_checked_out(hub: SyncHub) -> None:
+    compose = hub.folder / "docker-compose.yaml"
+    before, good = hub.looks(), compose.read_text()
+    bad = hub.declare(CRASHES)
+    git(hub.folder, "pull", "-q", "--ff-only", str(hub.desk), "main")  # by hand, and not tried
+    done = hub.apply()
+    assert done.code == 1 and f"the commit {bad[:8]} was returned from" in done.err
+    assert (hub.head(), compose.read_text()) == (bad, good)
+    worse = hub.declare(CRASHES.replace("exit 3", "exit 4"))
+    done = hub.apply()
+    assert done.code == 1 and f"the commit {worse[:8]} was returned from" in done.err
+    assert "not well either" not in done.err
+    assert (hub.head(), compose.read_text()) == (bad, good)
+    now = hub.looks()
+    assert all(now[what] == before[what] for what in ("data", "cold", "running"))
+    hub.declare(GOOD)
+    done = hub.apply()
+    assert done.code == 0, done.err + done.out
+
+
 def test_a_broker_that_empties_its_database_gets_it_back(hub: SyncHub) -> None:
     """Of a known kind the return also counts what the server holds."""
     publish(hub.hub, "kept/one", "here")

@@ -163,6 +163,7 @@ a service that falls over when it is restarted with another;
 a service that Compose makes anew along with others;
 a run killed while it applies; a commit that was returned from, by a timer;
 a commit that was refused, by a timer;
+a bad commit on top of one that is checked out and bad;
 something changed since it was looked at; a snapshot that lacks what would be touched;
 Compose ended between a stop and its exchange; files of an apply adopted;
 an image's registry gone when it is applied;
