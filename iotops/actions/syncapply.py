@@ -8,6 +8,7 @@ stands in the run's record before it is taken. Not here: what is to be done (`sy
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
@@ -273,6 +274,7 @@ class _Apply:
         self.report = report
         self.done: dict[str, str] = {}
         self.why = ""
+        self.unwritable = False
         self.back = Back()
         self.tree = Upstream(hub.folder, owner=hub.owner)
         containers = hub.stack.containers()
@@ -353,7 +355,7 @@ class _Apply:
             return
         self.back = syncback.give_back(self.hub, run, self.report)
         # Who interrupts a run says nothing against the commit.
-        if self.why and self.task.phase == syncback.CHANGING:
+        if self.why and (self.task.phase == syncback.CHANGING or self.unwritable):
             syncback.returned(self.hub, run, self.why)
 
     def _apply(self, run: Run) -> None:
@@ -384,9 +386,14 @@ class _Apply:
     def _write(self) -> None:
         wanted: Mapping[str, File] = syncfacts.content(self.tree, self.plan.target)
         before = {one.path: one.before for one in self.plan.changes if one.kind in WRITTEN}
-        for path, mark in before.items():
+        # What goes comes first: where it was, a folder may have to be, or the other way round.
+        for path, mark in sorted(before.items(), key=lambda one: (one[0] in wanted, one[0])):
             self._same(path, mark)
-            syncback.write(self.hub, path, wanted.get(path))
+            try:
+                syncback.write(self.hub, path, wanted.get(path))
+            except (GuardError, OSError) as error:
+                self.unwritable = not _passes(error)
+                raise
 
     def _change(self, hub: Hub, needs: Mapping[str, str]) -> None:
         """Let each service have what it needs, and nothing else."""
@@ -440,6 +447,13 @@ def most(*plans: SyncPlan) -> dict[str, OnChange]:
         for name, need in plan.services.items():
             needs[name] = max(needs.get(name, need), need, key=RANK.index)
     return needs
+
+
+def _passes(error: GuardError | OSError) -> bool:
+    """Tell whether what kept a file from being written says nothing against the commit: the disk
+    is full or failing. A timer tries that again, and nothing else."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+    return isinstance(error, OSError) and error.errno in full
 
 
 def _moved(what: str) -> Conflict:

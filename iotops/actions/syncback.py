@@ -14,6 +14,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from iotops.actions import swap, syncfacts, watch
 from iotops.actions.syncplan import UP, File
@@ -304,7 +305,8 @@ def _write_back(hub: Hub, task: Task, report: Report) -> None:
         report(Noted("warning", text))
         return
     back = syncfacts.content(tree, task.back)
-    for path in sorted({*wanted, *back}):
+    # What goes comes first: where it was, a folder may have to be, or the other way round.
+    for path in sorted({*wanted, *back}, key=lambda one: (one in back, one)):
         new, old = wanted.get(path), back.get(path)
         if new == old:
             continue
@@ -339,7 +341,7 @@ def write(hub: Hub, path: str, file: File | None) -> None:
     """Write or remove a file of the hub folder, at once or not at all.
 
     A file that is there keeps its owner and its mode (the broker's may be its own); a new one
-    belongs to the hub's owner.
+    belongs to the hub's owner. Folders that hold nothing make room for it.
 
     Raises:
         GuardError: it lies behind a link, or something else than a file is in its place.
@@ -350,6 +352,8 @@ def write(hub: Hub, path: str, file: File | None) -> None:
             f"{path} lies behind the symbolic link {link}, which is not followed",
             hint=f"look at it, and move it away: ls -l {link}",
         )
+    if file is not None:
+        _remove_empty(place)
     if place.is_dir() and not place.is_symlink():
         raise GuardError(f"{path} is a folder here", hint=f"look at it, and move it away: {place}")
     if file is None:
@@ -369,3 +373,11 @@ def write(hub: Hub, path: str, file: File | None) -> None:
     if file.executable:
         mode |= (mode & 0o444) >> 2
     files.write(place, file.data, mode=mode, owner=owner)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder that holds nothing but folders that hold nothing."""
+    if folder.is_dir() and not folder.is_symlink():
+        for base, _, _ in os.walk(folder, topdown=False):
+            with suppress(OSError):  # something is in it, which its folder is told for
+                Path(base).rmdir()

@@ -90,6 +90,7 @@ def gather(
         taken=taken,
         secrets=secrets(hub),
         host=host,
+        blocked=_blocked(hub.folder, {*wanted} - {*known}, {*known, *before} - {*wanted}),
         findings=(*found, *broken, *odd),
     )
 
@@ -121,6 +122,27 @@ def on_disk(folder: Path, path: str, *, whole: bool = True) -> File | None:
         if not whole and state.st_size > LARGEST:
             return File(f"{state.st_size} bytes, not read\n".encode())
         return File(file.read(), bool(state.st_mode & 0o100))
+
+
+def _blocked(folder: Path, new: set[str], leaving: set[str]) -> dict[str, str]:
+    """Find what lies in the way of new files: a link or a file on the way to one, or a folder that
+    is not empty once the files are gone that leave it."""
+    found: dict[str, str] = {}
+    for path in new:
+        place = files.below(folder, path)
+        for above in [*reversed(place.relative_to(folder).parents)][1:]:
+            here = folder / above
+            if here.is_symlink() or (files.is_regular(here) and above.as_posix() not in leaving):
+                found[path] = above.as_posix()
+                break
+        if place.is_symlink() or not place.is_dir():
+            continue
+        for base, _, names in os.walk(place):
+            inside = [(Path(base) / name).relative_to(folder).as_posix() for name in names]
+            if staying := [one for one in inside if one not in leaving]:
+                found[path] = staying[0]
+                break
+    return found
 
 
 def secrets(hub: Hub) -> tuple[str, ...]:

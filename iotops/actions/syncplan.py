@@ -124,6 +124,7 @@ class SyncFacts:
             that it starts with.
         secrets: values that no diff may show.
         host: pieces of the machine beside the hub folder that are not as they should be.
+        blocked: what lies in the way of files that the target brings, by their paths.
         findings: what was found while looking.
     """
 
@@ -138,6 +139,7 @@ class SyncFacts:
     taken: Collection[str] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
     host: tuple[Change, ...] = ()
+    blocked: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
 
 
@@ -187,7 +189,8 @@ def plan(facts: SyncFacts) -> SyncPlan:
             local.append(path)
         diff = shown(path, old, new, facts.secrets)
         changes += _for_services(facts, Change(path, kind, diff, "", OnChange.NOTHING, before))
-    findings += [_local(path, facts) for path in local]
+    findings += [_blocked(path, what) for path, what in sorted(facts.blocked.items())]
+    findings += [_local(path, facts) for path in local if path not in facts.blocked]
     changes += _stale(facts, {one.path for one in changes})
     changes += [*_containers(facts), *facts.host]
     changes += _dragged(facts, _needs(changes))
@@ -366,6 +369,16 @@ def _local(path: str, facts: SyncFacts) -> Finding:
         text = f"{path} was made on the hub, and the commit brings another one"
         hint = f"move it out of the hub folder, or remove it: {path}; then: iotops sync plan"
     return Finding("sync.local", Severity.ERROR, path, text, hint)
+
+
+def _blocked(path: str, what: str) -> Finding:
+    return Finding(
+        "sync.blocked",
+        Severity.ERROR,
+        path,
+        f"the commit brings {path}, and {what} is in its way, which is not in Git",
+        f"look at it, and move it away: ls -ld {what}",
+    )
 
 
 def _refused_paths(facts: SyncFacts) -> Iterator[Finding]:

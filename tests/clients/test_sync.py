@@ -385,15 +385,72 @@ def test_a_folder_in_the_way_of_a_file(hub: LightHub, desk: Path) -> None:
     need("root")
     before = git(hub.folder, "rev-parse", "HEAD")
     (hub.folder / "later").mkdir()
-    (hub.folder / "kept").mkdir()  # is there before, and empty as Git sees it
-    push(desk, acl="topic read two\n", conf__deep="x\n", kept__deep="x\n", later="x\n")
-    done = hub.iotops("sync", "apply", "--yes")
-    assert done.code == 1
-    words(done, "later is a folder here")
-    assert not (hub.folder / "conf").exists() and not [*(hub.folder / "kept").iterdir()]
-    assert (hub.folder / "acl").read_text() == "topic read one\n"  # written before, and put back
+    (hub.folder / "later" / ".gitignore").write_text("*\n")
+    made = push(desk, acl="topic read two\n", later="x\n")
+    done = hub.iotops("sync", "apply", "--auto")
+    assert done.code == 4
+    words(done, "the commit brings later, and later/.gitignore is in its way")
+    assert (hub.folder / "acl").read_text() == "topic read one\n"
     assert git(hub.folder, "rev-parse", "HEAD") == before
-    assert git(hub.folder, "status", "--short") == ""
+    (hub.folder / "later" / ".gitignore").unlink()
+    assert hub.good("sync", "apply", "--auto")["commit"] == made
+    assert (hub.folder / "later").read_text() == "x\n"
+
+
+def test_a_link_or_a_file_where_the_commit_has_a_folder(hub: LightHub, desk: Path) -> None:
+    (hub.base / "elsewhere").mkdir()
+    (hub.folder / ".git" / "info" / "exclude").write_text("/one\n/two\n")
+    (hub.folder / "one").symlink_to(hub.base / "elsewhere")
+    (hub.folder / "two").write_text("mine\n")
+    push(desk, one__x="x\n", two__deep="x\n")
+    found = plan(hub, 4)
+    assert codes(found) == ["sync.blocked", "sync.blocked"]
+    words(hub.iotops("sync", "plan"), "one is in its way", "two is in its way", "ls -ld two")
+
+
+def test_a_folder_becomes_a_file_and_a_folder_again(hub: LightHub, desk: Path) -> None:
+    need("root")
+    for text in ("first\n", "second\n"):
+        push(desk, part__deep=text, part__other=text)
+        hub.good("sync", "apply", "--auto")
+        assert (hub.folder / "part" / "deep").read_text() == text
+        shutil.rmtree(desk / "part")
+        push(desk, part="a file\n")
+        hub.good("sync", "apply", "--auto")
+        assert (hub.folder / "part").read_text() == "a file\n"
+        assert git(hub.folder, "status", "--short") == ""
+        (desk / "part").unlink()
+
+
+def test_a_file_that_cannot_be_written_is_held_against_the_commit(
+    hub: LightHub, desk: Path
+) -> None:
+    """A timer would take a snapshot and fail every quarter of an hour."""
+    need("root")
+    push(desk, zlast="one\n", part__deep="x\n")
+    before = hub.good("sync", "apply", "--auto")["commit"]
+    shutil.rmtree(desk / "part")
+    more = {"conf__deep": "x\n", "kept__deep": "x\n", "part": "now a file\n"}
+    bad = push(desk, acl="topic read two\n", zlast="two\n", **more)
+    (hub.folder / "kept").mkdir()  # is there before, and empty as Git sees it
+    last = hub.folder / "zlast"
+    subprocess.run(["mount", "--bind", last, last], check=True)
+    try:
+        done = hub.iotops("sync", "apply", "--auto")
+        assert done.code == 1
+        words(done, f"the commit {bad[:8]} was returned from", "busy")
+        assert (hub.folder / "acl").read_text() == "topic read one\n"  # written, and put back
+        assert (hub.folder / "part" / "deep").read_text() == "x\n"
+        assert not (hub.folder / "conf").exists() and not [*(hub.folder / "kept").iterdir()]
+        assert git(hub.folder, "rev-parse", "HEAD") == before
+        assert git(hub.folder, "status", "--short") == ""
+        again = hub.iotops("sync", "apply", "--auto")
+        assert again.code == 4
+        words(again, f"{bad[:8]} was returned from before", "by hand")
+    finally:
+        subprocess.run(["umount", last], check=True)
+    assert hub.good("sync", "apply", "--yes")["commit"] == bad
+    assert "returned" not in dict(hub.state()["sync"])  # type: ignore[call-overload]
 
 
 def test_a_hub_folder_that_is_not_at_main(hub: LightHub) -> None:

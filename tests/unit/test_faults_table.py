@@ -164,6 +164,8 @@ a service that Compose makes anew along with others;
 a run killed while it applies; a commit that was returned from, by a timer;
 a commit that was refused, by a timer;
 a bad commit on top of one that is checked out and bad;
+something in the way of a commit's files; a folder that becomes a file;
+a file that cannot be written, by a timer;
 something changed since it was looked at; a snapshot that lacks what would be touched;
 Compose ended between a stop and its exchange; files of an apply adopted;
 an image's registry gone when it is applied;

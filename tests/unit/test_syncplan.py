@@ -86,6 +86,7 @@ def facts_of(case: dict[str, object]) -> SyncFacts:
         },
         taken=texts(case.get("taken", [])),
         secrets=("known-value",),
+        blocked={path: str(what) for path, what in table(case, "blocked").items()},
         findings=tuple(
             Finding(code, Severity.ERROR, "remote", "odd") for code in texts(case.get("given", []))
         ),
