@@ -121,7 +121,9 @@ def apply(
     try:
         _refuse(hub, decided, auto=auto)
         work = decided.files or decided.services or decided.head != decided.target
-        if not work:
+        # Also where no service needs anything: one that stands still gets the files all the same.
+        unproven = decided.good != decided.target
+        if not work and not unproven:
             return _equal(hub, decided)
         if os.geteuid() != 0:
             raise UsageError(
@@ -131,6 +133,8 @@ def apply(
         if auto:
             refusals.refuse_again(hub, decided.target, report)
         _examine(hub, decided, report)
+        if not work:
+            return _equal(hub, decided)
         snapshot = _snapshot(hub, decided, report) if backup and _touches(hub, decided) else ""
     except IotopsError as error:
         hub.state.refused(ACTION, error.message)
@@ -178,8 +182,6 @@ def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:
     Raises:
         GuardError: with the first error, and how many more there are.
     """
-    if not decided.services and not decided.files:
-        return
     from iotops.actions.candidate import examine
 
     tree = Upstream(hub.folder, owner=hub.owner)

@@ -423,15 +423,44 @@ def test_a_snapshot_that_lacks_the_service(hub: SyncHub) -> None:
     assert hub.looks() == before and hub.hub.container("cold") == container
 
 
-def test_in_local_mode_a_crash_loop_is_returned_from(shared: SyncHub) -> None:
-    """Without a remote the commits of the hub folder count; nobody's commit is taken back."""
-    hub = shared
-    toml = hub.folder / "iotops.toml"
+@pytest.fixture
+def alone(shared: SyncHub) -> SyncHub:
+    """The shared hub in local mode, from here on."""
+    toml = shared.folder / "iotops.toml"
     lines = [line for line in toml.read_text().splitlines() if not line.startswith("remote")]
     toml.write_text("\n".join(lines) + "\n")
-    git(hub.folder, "commit", "-qam", "Follow nobody")
-    done = hub.apply()
+    if git(shared.folder, "status", "--short"):
+        git(shared.folder, "commit", "-qam", "Follow nobody")
+    done = shared.apply()
     assert done.code == 0, done.err + done.out
+    return shared
+
+
+def test_in_local_mode_a_file_of_a_stopped_service_is_tried_too(alone: SyncHub) -> None:
+    """Its service needs nothing, and the commit would be the last good one."""
+    conf = alone.folder / "mosquitto" / "mosquitto.conf"
+    good, text = alone.head(), conf.read_text()
+    docker("stop", alone.hub.container("mosquitto"))
+    try:
+        conf.write_text(text + "no_such_option true\n")
+        git(alone.folder, "commit", "-qam", "Bad")
+        done = alone.apply()
+        assert done.code == 1
+        assert f"the commit {alone.head()[:8]} is refused" in done.err
+        assert "no_such_option" in done.out + done.err
+        assert alone.sync_state()["commit"] == good
+    finally:
+        conf.write_text(text)
+        git(alone.folder, "commit", "-qam", "Mend it")
+        docker("start", alone.hub.container("mosquitto"))
+    done = alone.apply()
+    assert done.code == 0, done.err + done.out
+    assert alone.sync_state()["commit"] == alone.head()
+
+
+def test_in_local_mode_a_crash_loop_is_returned_from(alone: SyncHub) -> None:
+    """Without a remote the commits of the hub folder count; nobody's commit is taken back."""
+    hub = alone
     compose = hub.folder / "docker-compose.yaml"
     good, cold, running = compose.read_text(), hub.looks()["data"], hub.hub.running()
     start, rest = good.index("  cold:"), good.index("    init: true")
