@@ -89,13 +89,19 @@ def look(hub: Hub, report: Report = silent, *, fetch: bool = True) -> SyncPlan:
             facts = syncfacts.gather(hub, tree, target, good, tuple(found))
     decided = plan(facts)
     bad = [one.message for one in found if one.severity is Severity.ERROR]
-    noted = {"looked": stamp(), "drift": summary(decided), "finding": "; ".join(bad)[:200]}
+    told = [one.message for one in decided.findings if _tells_more(one)]
+    noted = {"looked": stamp(), "drift": summary(decided), "finding": "; ".join(told)[:200]}
     if tip and not bad:
         noted["tip"] = tip
     with suppress(IotopsError, OSError):  # to look, nobody needs rights
         # Read again: an apply that ended meanwhile has written there what it came to.
         hub.state.update(sync={**hub.state.read().sync, **noted})
     return decided
+
+
+def _tells_more(finding: Finding) -> bool:
+    """Tell whether a finding says more than that something differs."""
+    return finding.severity is Severity.ERROR and finding.code != "sync.local"
 
 
 def status(hub: Hub, report: Report = silent) -> SyncStatus:

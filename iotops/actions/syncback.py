@@ -16,12 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from iotops.actions import swap, syncfacts, watch
+from iotops.actions import swap, sync, syncfacts, watch
 from iotops.actions.syncplan import UP, File
 from iotops.clients import files
 from iotops.clients.compose import ComposeStack, Container
 from iotops.clients.gitremote import Upstream
-from iotops.errors import GuardError, StackError
+from iotops.errors import GuardError, IotopsError, StackError
 from iotops.events import Noted, Report, silent, step
 from iotops.hub import Hub
 from iotops.journal import Run, stamp
@@ -134,16 +134,17 @@ def finish(hub: Hub, run: Run, report: Report = silent) -> None:
                 tree.advance(syncfacts.BRANCH, task.commit, task.head)
         syncfacts.remember(hub, ComposeStack(hub.folder))
         good(hub, task.commit)
+        with suppress(IotopsError):  # what an apply leaves alone is still told
+            sync.look(Hub.open(hub.folder), fetch=False)
 
 
 def good(hub: Hub, commit: str) -> None:
-    """Remember a commit as the last good one."""
+    """Remember a commit as the last good one; what was found to differ stays told."""
     state = hub.state.read().sync
-    now = stamp()
     same = commit == state.get("commit") and "applied" in state
-    kept = {key: state[key] for key in ("tip", *(("applied",) if same else ())) if key in state}
-    new = {"commit": commit, "applied": now, "looked": now, "drift": "", **kept}
-    hub.state.update(sync=new)
+    keys = ("tip", "looked", "drift", *(("applied",) if same else ()))
+    kept = {key: state[key] for key in keys if key in state}
+    hub.state.update(sync={"commit": commit, "applied": stamp(), **kept})
 
 
 def returned(hub: Hub, run: Run, why: str) -> None:

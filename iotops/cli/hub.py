@@ -153,7 +153,9 @@ def status(hub_folder: Path | None, as_json: bool, quiet: bool) -> int:
         lines.append(f"recovery kit: made {made}, last proven {proven}")
     if found.sync:
         at = found.sync.get("commit", "")[:8] or "no commit yet"
-        drift = found.sync.get("drift") or "equal to Git"
+        drift = found.sync.get("drift") or (
+            "see below" if found.sync.get("finding") else "equal to Git"
+        )
         lines.append(f"sync: at {at}; {drift} ({render.age(found.sync.get('looked', ''))})")
     if found.running:
         lines.append(f"running now: {found.running}")

@@ -148,7 +148,8 @@ def status(hub_folder: Path | None, exit_code: bool, as_json: bool, quiet: bool)
     if found.returned:
         said.append(f"returned from {found.returned[:8]}: {found.why}")
     drift = action.summary(found.plan)
-    said.append(f"differs: {drift} (iotops sync plan)" if drift else "equal to Git")
+    if drift or not found.plan.refused:
+        said.append(f"differs: {drift} (iotops sync plan)" if drift else "equal to Git")
     out.document(found, [*said, *render.findings(found.plan.findings)])
     return _code(found.plan, exit_code)
 
@@ -182,7 +183,8 @@ def lines(decided: SyncPlan) -> list[str]:
 
     said = [f"{decided.head[:8]} is checked out, {decided.target[:8]} is wanted"]
     if not decided.changes:
-        return [*said, "the hub is equal to it", *render.findings(decided.findings)]
+        equal = [] if decided.refused else ["the hub is equal to it"]
+        return [*said, *equal, *render.findings(decided.findings)]
     rows = [
         (one.service or "-", one.kind.value, one.path, one.on_change.value)
         for one in sorted(decided.changes, key=lambda one: (one.service == "", one.service))

@@ -124,6 +124,18 @@ def test_files_of_an_apply_are_not_adopted(hub: LightHub) -> None:
     assert hub.good("sync", "adopt")["paths"] == ["acl"]
 
 
+def test_a_compose_file_that_cannot_be_read_is_not_called_equal(hub: LightHub) -> None:
+    docker = hub.programs / "docker"
+    bad = docker.read_text().replace(
+        "*config*)", "*config*) echo 'yaml: line 1' >&2; exit 1 ;;\n*x)"
+    )
+    docker.write_text(bad)
+    for argv in (("sync", "plan"), ("sync", "status"), ("status",)):
+        shown = hub.iotops(*argv)
+        words(shown, "yaml: line 1")
+        assert "equal to" not in shown.out, shown.out
+
+
 def test_a_large_file_that_git_does_not_know_is_not_read(hub: LightHub) -> None:
     with (hub.folder / "all").open("wb") as file:
         file.truncate(2 << 30)

@@ -201,6 +201,28 @@ def test_a_device_and_a_commit_from_elsewhere_come_together(hub: SyncHub, tmp_pa
         assert hub.apply().code == 0
 
 
+def test_what_an_apply_leaves_alone_is_still_told(hub: SyncHub) -> None:
+    labels = {"project": hub.hub.project, "service": "ghost", "oneoff": "False"}
+    labels |= {"container-number": "1", "config-hash": "x"}
+    pairs = [("--label", f"com.docker.compose.{key}={value}") for key, value in labels.items()]
+    words = [word for pair in pairs for word in pair]
+    name = f"{hub.hub.project}-ghost-1"
+    sleep = ("--entrypoint", "sleep", hub.image, "1000")
+    docker("run", "-d", "--network", "none", "--name", name, *words, *sleep)
+    try:
+        for change in (False, True):
+            if change:
+                hub.commit("note.md", "again\n")
+            done = hub.apply()
+            assert done.code == 0 and bool(done.result()["run"]) is change, done.err
+            assert hub.sync_state()["drift"] == "ghost: 1"
+            assert "ghost: 1" in hub.hub.iotops("status").out
+    finally:
+        docker("rm", "-f", name)
+    assert hub.hub.iotops("sync", "plan").code == 0
+    assert hub.sync_state()["drift"] == ""
+
+
 def test_a_bad_configuration_never_reaches_the_broker(hub: SyncHub) -> None:
     before, since = hub.looks(), hub.broker()
     conf = hub.desk / "mosquitto" / "mosquitto.conf"

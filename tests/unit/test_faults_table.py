@@ -166,7 +166,7 @@ a commit that was refused, by a timer;
 a bad commit on top of one that is checked out and bad;
 something in the way of a commit's files; a folder that becomes a file;
 a file that cannot be written, by a timer;
-a bad configuration of a service that stands still;
+a bad configuration of a service that stands still; drift that an apply leaves alone;
 something changed since it was looked at; a snapshot that lacks what would be touched;
 Compose ended between a stop and its exchange; files of an apply adopted;
 an image's registry gone when it is applied;
