@@ -14,6 +14,7 @@ from iotops import disk
 from iotops.actions import copies, history, kit, upkeep
 from iotops.actions.aside import OldData, old_data
 from iotops.clients import files
+from iotops.errors import RestoreError
 from iotops.hub import Hub
 from iotops.journal import RunRecord
 from iotops.model import Finding, Severity
@@ -50,7 +51,8 @@ class Status:
     Attributes:
         services: name -> what the last backup says of it.
         running: the run that goes on now, if one does.
-        old_data: bytes that restores have put aside; aside: the same one by one.
+        old_data: bytes that runs have put aside; aside: the same one by one. replaced: where.
+        undo: the command that swaps a restore's back; empty = there is none to undo.
         free: bytes free on the data root; None = it is not there, or not this hub's.
         kit_made, kit_proven: when the recovery kit was; ISO 8601 UTC, or "".
         sync: where the hub stands to Git, as it was last looked at (`journal.State.sync`).
@@ -74,6 +76,8 @@ class Status:
     copies: tuple[CopyStatus, ...] = ()
     sync: Mapping[str, str] = field(default_factory=dict)
     aside: tuple[OldData, ...] = ()
+    replaced: str = ""
+    undo: str = ""
 
 
 def status(hub: Hub) -> Status:
@@ -136,6 +140,8 @@ def status(hub: Hub) -> Status:
         free=files.free_bytes(hub.root) if here else None,
         old_data=sum(one.bytes for one in old),
         aside=old,
+        replaced=str(hub.layout.replaced),
+        undo=_undo(hub) if old else "",
         kit_made=state.kit.get("made", ""),
         kit_proven=state.kit.get("proven", ""),
         findings=tuple(findings),
@@ -151,6 +157,19 @@ def status(hub: Hub) -> Status:
         ),
         sync=state.sync,
     )
+
+
+def _undo(hub: Hub) -> str:
+    """Give the command that swaps old data back: a return of config-sync leaves some too, which
+    is no restore's."""
+    from iotops.actions import undo  # a status must begin quickly
+
+    try:
+        undo.choose(hub)
+    except RestoreError as error:
+        _, named, run = error.hint.partition("iotops undo --run ")
+        return named + run
+    return "iotops undo"
 
 
 def died(record: RunRecord) -> Finding:

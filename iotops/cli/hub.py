@@ -147,7 +147,8 @@ def status(hub_folder: Path | None, as_json: bool, quiet: bool) -> int:
         lines.append(f"{render.size(found.free)} free on the data root")
     lines += render.old_data(found.aside)
     if found.aside:
-        lines.append("swap it back: iotops undo; remove it now: iotops undo --discard")
+        swap = f"swap a restore's back: {found.undo}" if found.undo else f"see {found.replaced}"
+        lines.append(f"{swap}; remove it now: iotops undo --discard")
     if found.kit_made or found.kit_proven:
         made, proven = render.age(found.kit_made), render.age(found.kit_proven)
         lines.append(f"recovery kit: made {made}, last proven {proven}")

@@ -313,6 +313,8 @@ def test_a_version_that_rewrites_its_data_and_fails_later(hub: SyncHub) -> None:
     assert hub.looks() == before
     aside = max(hub.hub.own.glob("replaced/*-sync-*/cold/word"))  # nothing is thrown away
     assert aside.read_text() == "rewritten\n"
+    told = hub.hub.iotops("status").out
+    assert f"see {hub.hub.own / 'replaced'}; remove it now: iotops undo --discard" in told
 
 
 def test_a_tag_that_was_moved_to_a_bad_image_is_moved_back(hub: SyncHub) -> None:

@@ -108,6 +108,19 @@ def test_status_shows_how_much_and_how_old(tmp_path: Path) -> None:
     assert found.old_data == sum(one.bytes for one in found.aside) >= 10_000
 
 
+def test_an_undo_is_offered_only_where_there_is_one(tmp_path: Path) -> None:
+    """What a return of config-sync put aside is no restore's."""
+    case = Case(tmp_path)
+    case.put_aside("20260301T115500Z-sync-cccc", None)
+    found = status(case.hub)
+    assert (found.undo, found.replaced) == ("", str(case.replaced))
+    old = "20260301T115500Z-restore-aaaa"
+    case.put_aside(old, (datetime.now(UTC) - DAY * 30).isoformat())
+    assert status(case.hub).undo == f"iotops undo --run {old}"
+    case.put_aside("20260302T115500Z-restore-bbbb", datetime.now(UTC).isoformat())
+    assert status(case.hub).undo == "iotops undo"
+
+
 def test_discarded_old_data_is_never_swapped_in(tmp_path: Path) -> None:
     case = Case(tmp_path)
     gone, stays = "20260301T115500Z-restore-aaaa", "20260302T115500Z-restore-bbbb"
