@@ -4,7 +4,7 @@ A candidate is a folder with the files of a commit. Compose reads it with the re
 ports and folders are asked for on this machine; every kind tries its own files on the real server
 of the image that would run (`Service.validate`). Nothing is pulled, written into the hub or sent
 out. Not here: how a candidate comes to look like the hub folder (`candidateview.py`), comparing it
-with the hub, and putting it in place (`sync.py`).
+with the hub (`syncfacts.py`), and putting it in place (`syncapply.py`).
 """
 
 from __future__ import annotations

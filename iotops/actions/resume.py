@@ -2,7 +2,8 @@
 
 Run at boot, and at the start of every run. Only what a record names is touched: a container that
 the owner had stopped stays stopped. A run that died is taken back, never completed, but for one
-that had settled: an undo, or a change of the broker's users. Not here: the runs themselves.
+that had settled: an undo, a change of the broker's users, an applied commit that was proven. Not
+here: the runs themselves.
 """
 
 from __future__ import annotations

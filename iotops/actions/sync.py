@@ -2,7 +2,8 @@
 
 The target is the remote's `main` after a fetch, or the commits of the hub folder itself where the
 settings name no remote. A remote whose history was rewritten, or whose commit nobody allowed has
-signed, is a finding. Looking writes nothing but the fetched commits and a line in the state file.
+signed, is a finding. Looking writes nothing but the remote and its commits in `.git`, and a line in
+the state file.
 Not here: the decision (`syncplan.py`), applying it (`syncapply.py`), validation (`candidate.py`).
 """
 

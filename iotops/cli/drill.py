@@ -28,6 +28,7 @@ def drill(
 
     Each service runs in a container of its own, on a network that leads nowhere: no port is
     published, no task runs, flows stand still. Nothing of the hub is stopped or changed.
+    With --service, exit 0 tells of these services only; the ledger calls that drill partial.
 
     \b
     Example: iotops drill
