@@ -24,6 +24,7 @@ from tests.support.resticbench import environment
 pytestmark = pytest.mark.clients
 
 Document = dict[str, list[dict[str, list[dict[str, object]]]]]
+"""The manifest, as far as it is forged."""
 
 
 class Forger:
@@ -38,6 +39,7 @@ class Forger:
         hub.restic("restore", "latest", "--target", str(self.tree))
         self.manifest: Document = json.loads((self.tree / "manifest.json").read_text())
         (self.service,) = self.manifest["services"]
+        self.parts = {str(one["name"]): one["artifacts"] for one in self.manifest["parts"]}
 
     def claim(self, path: str, **more: object) -> None:
         """Have the manifest say that there is one more file."""
@@ -160,6 +162,93 @@ def test_a_forged_snapshot_touches_nothing(
     into = hub.iotops("restore", made, "--into", str(target))
     assert into.code == 1, into.err + into.out
     assert seen(forger.outside) == {k: v for k, v in before.items() if "/outside/" in k}
+
+
+@ONE
+@pytest.mark.parametrize(("forge", "says"), FORGERIES)
+def test_a_forged_snapshot_fails_its_drill(
+    hub: LightHub, forge: Callable[[Forger], None], says: str
+) -> None:
+    need("root")
+    forger = Forger(hub)
+    forge(forger)
+    made = forger.save()
+    before = seen(hub.root, hub.folder, forger.outside)
+    done = hub.iotops("drill", made)
+    assert done.code == 1 and re.search(says, done.err + done.out), done.err + done.out
+    assert seen(hub.root, hub.folder, forger.outside) == before
+    assert not [*(hub.root / ".iotops" / "tmp").iterdir()]
+
+
+CARD_FORGERIES: tuple[tuple[str, str], ...] = (
+    ("climbs", "outside of its part"),
+    ("link", "behind a link|not in the manifest"),
+    ("set-uid", "set-uid"),
+    ("stranger", "stranger is not in the manifest"),
+    ("content", "other content than recorded"),
+)
+
+
+@ONE
+@pytest.mark.parametrize(("what", "says"), CARD_FORGERIES)
+def test_a_new_card_takes_nothing_forged(
+    hub: LightHub, tmp_path: Path, what: str, says: str
+) -> None:
+    need("root")
+    forger = Forger(hub)
+    artifacts = forger.parts["hub"]
+    like = next(one for one in artifacts if one["type"] == "file")
+    folder, mine = forger.tree / "hub", sha256(b"untouched").hexdigest()
+    if what == "climbs":
+        artifacts.append({**like, "path": "hub/../../outside/mine"})
+    elif what == "link":
+        (folder / "sub").symlink_to(forger.outside)
+        artifacts.append({**like, "path": "hub/sub/mine", "sha256": mine, "size": 9})
+    elif what == "content":
+        (forger.tree / str(like["path"])).write_text("other words")
+    else:
+        (folder / "stranger").write_bytes(b"untouched")
+    if what == "set-uid":
+        (folder / "stranger").chmod(0o4755)
+        more = {"sha256": mine, "size": 9, "mode": 0o4755}
+        artifacts.append({**like, "path": "hub/stranger", **more})
+    forger.save()
+    before, card = seen(forger.outside), tmp_path / "card"
+    done = hub.iotops(
+        *("init", "--from-repository", str(hub.repository), str(card)),
+        *("--password-file", str(tmp_path / "new-password")),
+        *("--state", str(tmp_path / "new-state")),
+        stdin=hub.password_file.read_text(),
+    )
+    assert done.code == 1 and re.search(says, done.err + done.out), done.err + done.out
+    assert "next:" in done.err and not card.exists()
+    assert not (tmp_path / "new-password").exists()
+    assert seen(forger.outside) == before
+
+
+@ONE
+@pytest.mark.parametrize("name", ["hub", "other"])
+def test_a_set_uid_program_among_what_is_no_services(
+    hub: LightHub, name: str, tmp_path: Path
+) -> None:
+    need("root")
+    forger = Forger(hub)
+    program = forger.tree / name / "program"
+    program.parent.mkdir(exist_ok=True)
+    program.write_bytes(b"#!/bin/sh\n")
+    program.chmod(0o4755)
+    like = next(one for one in forger.service["artifacts"] if one["type"] == "file")
+    digest = sha256(b"#!/bin/sh\n").hexdigest()
+    claim = {**like, "path": f"{name}/program", "sha256": digest, "size": 10, "mode": 0o4755}
+    forger.parts[name].append(claim)
+    made = forger.save()
+    target = tmp_path / "out"
+    into = hub.iotops("restore", made, "--into", str(target))
+    assert into.code == 1 and f"{name}/program has the set-uid" in into.err + into.out
+    before = seen(hub.root, hub.folder)
+    done = hub.iotops("restore", made, "--yes")
+    assert done.code == 1 and f"{name}/program has the set-uid" in done.err, done.err + done.out
+    assert seen(hub.root, hub.folder) == before
 
 
 def test_what_was_not_forged_is_restored(hub: LightHub) -> None:

@@ -347,6 +347,44 @@ def test_everything_happens_as_the_owner() -> None:
         assert owners == {owner.pw_uid}
 
 
+@pytest.mark.parametrize("how", [("--auto",), ("--yes",)])
+@pytest.mark.parametrize("signed", ["by nobody", "by a key that is not allowed"])
+def test_a_commit_that_nobody_allowed_has_signed_is_not_applied(
+    hub: LightHub, desk: Path, how: tuple[str, ...], signed: str
+) -> None:
+    need("root")
+    need("ssh-keygen")
+    keys = hub.base / "keys"
+    keys.mkdir()
+    for name in ("ann", "bob"):
+        argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(keys / name)]
+        subprocess.run(argv, check=True)
+    signers = keys / "signers"
+    signers.write_text("ann " + (keys / "ann.pub").read_text())
+    settings = (desk / "iotops.toml").read_text()
+    by_ann, by_bob = (
+        ("-c", "gpg.format=ssh", "-c", f"user.signingkey={keys / name}") for name in ("ann", "bob")
+    )
+    (desk / "iotops.toml").write_text(settings + f'allowed_signers = "{signers}"\n')
+    git(desk, *by_ann, "commit", "-S", "-qam", "Require it")
+    hub.good("sync", "apply", "--yes")
+    good = git(hub.folder, "rev-parse", "HEAD")
+
+    (desk / "acl").write_text("topic readwrite #\n")
+    sign = (*by_bob, "commit", "-S") if signed != "by nobody" else ("commit",)
+    git(desk, *sign, "-qam", "Open it")
+    assert ("gpgsig" in git(desk, "cat-file", "commit", "HEAD")) == (signed != "by nobody")
+    done = hub.iotops("sync", "apply", *how)
+    assert done.code == 4, done.err + done.out
+    words(done, "is not signed by an allowed key", str(signers))
+    assert git(hub.folder, "rev-parse", "HEAD") == good
+    assert (hub.folder / "acl").read_text() == "topic read one\n"
+
+    git(desk, *by_ann, "commit", "-S", "--allow-empty", "-qm", "I vouch for it")
+    hub.good("sync", "apply", *how)
+    assert (hub.folder / "acl").read_text() == "topic readwrite #\n"
+
+
 def test_a_timer_applies_nothing_odd(hub: LightHub, desk: Path) -> None:
     need("root")
     old = git(hub.folder, "rev-parse", "HEAD")
