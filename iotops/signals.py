@@ -42,14 +42,19 @@ def install() -> None:
 def _on_signal(number: int, frame: FrameType | None) -> None:
     for other in HEARD:
         signal.signal(other, signal.SIG_IGN)
-    _raise(signal.Signals(number).name)
+    _raise(signal.Signals(number).name, frame)
 
 
-def _raise(name: str) -> None:
+def _raise(name: str, frame: FrameType | None) -> None:
     global _waiting
     if _depth:
         _waiting = name
         return
+    while frame is not None:
+        if frame.f_code is _on_dropped.__code__:
+            _later(name)  # what is raised in that hook is dropped for good
+            return
+        frame = frame.f_back
     raise Interrupted(f"interrupted by {name}")
 
 
@@ -62,9 +67,11 @@ def _on_dropped(dropped: UnraisableHookArgs) -> None:
     if not isinstance(error, Interrupted):
         sys.__unraisablehook__(dropped)
         return
-    name = error.message.removeprefix("interrupted by ")
-    # Nothing that is raised in this hook would be heard either, hence the timer.
-    signal.signal(signal.SIGALRM, lambda _number, _frame: _raise(name))
+    _later(error.message.removeprefix("interrupted by "))
+
+
+def _later(name: str) -> None:
+    signal.signal(signal.SIGALRM, lambda _number, frame: _raise(name, frame))
     signal.setitimer(signal.ITIMER_REAL, UNTIL_AGAIN)
 
 

@@ -146,6 +146,48 @@ del held
 }
 
 
+def test_a_signal_is_heard_where_the_hook_for_dropped_ones_is_slow() -> None:
+    """Seen on a busy machine: the next try came before the hook had returned."""
+    body = (
+        """
+import time
+later = signals._later
+def slow(name):
+    signals._later = later
+    later(name)
+    for _ in range(10):
+        time.sleep(0.005)
+signals._later = slow
+"""
+        + DROPS["a finaliser"]
+        + """
+for _ in range(2000):
+    time.sleep(0.005)
+say('went on')
+"""
+    )
+    assert told(body) == ["heard: interrupted by SIGTERM"]
+
+
+def test_a_signal_is_heard_that_comes_while_another_exception_is_dropped() -> None:
+    body = """
+import sys, time
+def hook(dropped):
+    send('SIGTERM')
+    say('told')
+sys.__unraisablehook__ = hook
+class Held:
+    def __del__(self):
+        raise OSError('no such thing')
+held = Held()
+del held
+for _ in range(2000):
+    time.sleep(0.005)
+say('went on')
+"""
+    assert told(body) == ["told", "heard: interrupted by SIGTERM"]
+
+
 @pytest.mark.parametrize("where", DROPS)
 def test_a_signal_is_heard_where_python_drops_exceptions(where: str) -> None:
     """Seen at an import in a restore's last step: it went on and ended with exit 0."""
