@@ -303,6 +303,36 @@ def test_a_broker_under_another_name_is_not_taken_for_one_that_is_down(hub: Sync
     assert down.code == 0, down.out + down.err
 
 
+def test_a_changed_value_of_env_is_shown_by_name_and_applied(hub: SyncHub) -> None:
+    env = hub.folder / ".env"
+    before = env.read_text()
+
+    def values() -> str:
+        return docker("inspect", "-f", "{{json .Config.Env}}", hub.hub.container("cold"))
+
+    try:
+        env.write_text(before + "WORD_TOKEN=first-hunter2\n")
+        hub.declare(GOOD + '    environment: {{WORD_TOKEN: "${{WORD_TOKEN}}"}}\n')
+        done = hub.apply()
+        assert done.code == 0, done.err + done.out
+        assert "WORD_TOKEN=first-hunter2" in values()
+        env.write_text(before + "WORD_TOKEN=second-hunter2\n")
+        plan = hub.hub.iotops("sync", "plan", "--exit-code")
+        assert plan.code == 4 and "WORD_TOKEN" in plan.out, plan.out
+        since = hub.broker()
+        again = hub.apply()
+        assert again.code == 0, again.err + again.out
+        assert again.result()["services"] == {"cold": "made anew"} and hub.broker() == since
+        assert "WORD_TOKEN=second-hunter2" in values()
+        assert hub.hub.iotops("sync", "plan", "--exit-code").code == 0
+        for one in (done, plan, again):
+            assert "hunter2" not in one.out + one.err
+    finally:
+        hub.declare(GOOD)
+        assert hub.apply().code == 0
+        env.write_text(before)
+
+
 def test_a_version_that_rewrites_its_data_and_fails_later(hub: SyncHub) -> None:
     before = hub.looks()
     hub.declare(REWRITES)
