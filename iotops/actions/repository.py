@@ -7,6 +7,7 @@ recorded one (`ours.py`).
 from __future__ import annotations
 
 import dataclasses
+import os
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from iotops.actions import copies, hubfiles, ours
 from iotops.clients import files
 from iotops.clients.git import Worktree
 from iotops.clients.restic import Repository
+from iotops.clients.resticerrors import cleaner
 from iotops.errors import GuardError, IotopsError, RepositoryMissing, UsageError, WrongPassword
 from iotops.events import Report, silent, step
 from iotops.hub import Hub, repository_access
@@ -85,8 +87,11 @@ def init_repository(
     repository = Repository(repository_access(settings, hub.layout))
     repository.version()  # without restic nothing is begun
     _refuse_open(password_file, wanted.credentials_file)
-    if not accept and not new_history:
-        _refuse_lost(hub, repository)
+    known, state = hub.settings.repository, hub.state.read()
+    if known is not None and state.repository and _same_place(known.url, url):
+        if not accept and not new_history:
+            good = state.good.get("backup", "")
+            _refuse_lost(hub.repository, state.repository, good, "--repository URL")
     with step(report, "password"):
         made = _make_password(password_file, accept)
     with step(report, "repository"):
@@ -115,6 +120,7 @@ def init_copy(
     ssh_config: Path | None = None,
     append_only: bool = False,
     accept: bool = False,
+    new_history: bool = False,
     report: Report = silent,
 ) -> MadeRepository:
     """Make the repository of a copy, with the first one's chunker parameters: equal data then
@@ -124,6 +130,7 @@ def init_copy(
         name: of a copy in the settings, or of one that is written into them now.
         url: needed for a new one; so are the others where they are not the usual ones.
         accept: take a repository that exists, instead of refusing it.
+        new_history: as `init_repository`.
 
     Raises:
         UsageError: the settings have no such copy and no address is given, or another one.
@@ -165,6 +172,11 @@ def init_copy(
     source = hub.repository
     source.id()  # the first one must be there and open before a password is made
     _refuse_open(chosen.password_file, chosen.credentials_file)
+    recorded = hub.state.read().copies
+    mine = recorded.get(name, {})
+    if mine.get("repository") and not accept and not new_history:
+        good = mine.get("good", "")
+        _refuse_lost(there.repository, mine["repository"], good, f"--copy {name}")
     with step(report, "password"):
         made = _make_password(chosen.password_file, accept)
     with step(report, "repository"):
@@ -183,8 +195,6 @@ def init_copy(
     if changed:
         with step(report, "settings"):
             _write_copy(hub.folder / config.FILE, chosen)
-    recorded = hub.state.read().copies
-    mine = recorded.get(name, {})
     if mine.get("repository") != repository_id:
         hub.state.update(copies={**recorded, name: {"repository": repository_id}})
     notes = []
@@ -233,30 +243,42 @@ def _check_address(hub: Hub, url: str) -> None:
         )
 
 
-def _refuse_lost(hub: Hub, repository: Repository) -> None:
-    """Refuse to begin anew where this hub's repository was: its disk may only be unmounted.
+def _refuse_lost(known: Repository, recorded: str, good: str, option: str) -> None:
+    """Refuse to begin anew where a repository of this hub was: its disk may only be unmounted.
 
     The new one would lie on the SD card below the mount point, and each backup into it succeed.
+
+    Args:
+        known: as the settings name it. recorded: its id. good: when it last took a backup.
+        option: of `iotops init`, that names it.
     """
-    state, known = hub.state.read(), hub.settings.repository
-    if not state.repository or known is None or known.url != repository.access.url:
-        return
-    if not known.url.startswith("s3:"):  # restic looks a quarter of an hour for a bucket
+    url, password = known.access.url, known.access.password_file
+    where = "it is not there now"
+    if not password.is_file():
+        where = f"its password file {password} is not there"
+    elif url.startswith("s3:"):
+        return  # no mount point can pass for it; and restic looks a quarter of an hour for a bucket
+    else:
         try:
-            repository.id()
+            known.id()
         except RepositoryMissing:
             pass
         except IotopsError:
-            return  # there is one: told by who makes it
+            return  # there is one, or nobody can say: told by who makes it
         else:
             return
-    good = state.good.get("backup", "")
     raise GuardError(
-        f"this hub has a repository at {known.url} (id {state.repository[:10]}, last complete"
-        f" backup {good or 'none'}), and it is not there now",
-        hint="mount its disk, or look at its server; if it is gone for good, begin an empty"
-        " history: iotops init --repository URL --new-history",
+        f"this hub has a repository at {cleaner(())(url)} (id {recorded[:10]}, last complete"
+        f" backup {good or 'none'}), and {where}",
+        hint="mount its disk, look at its server, put its password back from the kit; only if it"
+        f" is gone for good, begin an empty history: iotops init {option} --new-history",
     )
+
+
+def _same_place(url: str, other: str) -> bool:
+    """Tell whether two addresses name one place, however a path is written."""
+    places = [one.removeprefix("local:") for one in (url, other)]
+    return len({os.path.normpath(one) if one.startswith("/") else one for one in places}) == 1
 
 
 def _refuse_open(*paths: Path | None) -> None:

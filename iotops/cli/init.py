@@ -183,6 +183,7 @@ def init(
             ssh_config=ssh_config,
             append_only=append_only,
             accept=accept_repository,
+            new_history=new_history,
             report=out.report,
         )
         out.result({"hub": None, "repository": done}, setup.told(done))

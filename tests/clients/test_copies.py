@@ -451,6 +451,12 @@ def test_a_copy_is_made_by_its_command_only_and_never_over_another(hub: LightHub
     )
     taken = hub.iotops("init", "--copy", "disk", "--accept-repository")
     assert taken.code == 0, taken.err
+    # Its disk is not mounted: no empty one is made on the mount point.
+    (hub.base / "disk").rename(hub.base / "elsewhere")
+    refused("--copy", "disk", code=1, says="not there now")
+    assert not (hub.base / "disk").exists()
+    anew = hub.iotops("init", "--copy", "disk", "--new-history")
+    assert anew.code == 0, anew.err
 
 
 @ONE

@@ -623,6 +623,13 @@ def test_no_new_history_begins_where_the_hubs_own_repository_was(
     with pytest.raises(GuardError, match=f"id {first.id[:10]}.*not there now") as caught:
         setup.init_repository(again, url=str(url), password_file=password)
     assert "mount its disk" in caught.value.hint and "--new-history" in caught.value.hint
+    with pytest.raises(GuardError, match="not there now"):  # the same place, written otherwise
+        setup.init_repository(again, url=f"{url.parent}/./repository/", password_file=password)
+    password.rename(base / "aside")  # then restic could not even look
+    with pytest.raises(GuardError, match=r"its password file .* is not there"):
+        setup.init_repository(again, url=str(url), password_file=password)
+    assert not password.exists()
+    (base / "aside").rename(password)
     assert not url.exists() and again.state.read().repository == first.id
     other = setup.init_repository(again, url=str(url), password_file=password, new_history=True)
     assert other.id != first.id and again.state.read().repository == other.id
