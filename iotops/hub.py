@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pwd
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from iotops import config, disk, services
+from iotops import config, disk, secretnames, services
 from iotops.config import CopySettings, RepositorySettings, Secret, Settings
 from iotops.errors import SettingsError, UsageError
 from iotops.journal import Journal, StateFile, lock
@@ -31,8 +30,6 @@ LINK = Path("/etc/iotops/hub")
 ENVIRONMENT = "IOTOPS_HUB"
 FILES = "files"
 """The kind of what no other kind knows."""
-SECRET_NAME = re.compile(r"PASS|PWD|TOKEN|SECRET|KEY|CREDENTIAL", re.IGNORECASE)
-"""Names in `.env` whose values are secret."""
 
 
 def find_folder(given: Path | None, *, start: Path | None = None) -> Path:
@@ -163,7 +160,8 @@ class Hub:
 
         For finding them where they must not be; others are ports and time zones.
         """
-        return {key: value.reveal() for key, value in self.env.items() if SECRET_NAME.search(key)}
+        found = {key: value for key, value in self.env.items() if secretnames.of_variable(key)}
+        return {key: value.reveal() for key, value in found.items()}
 
     @property
     def owner(self) -> tuple[int, int]:

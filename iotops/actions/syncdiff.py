@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from iotops import secretnames
 from iotops.actions.hooks import private_key, refused_in_git
 from iotops.clients import composemodel
 from iotops.flowdoc import KEY_PATTERNS
@@ -103,21 +104,14 @@ def _passwords(data: bytes) -> bool:
 
 # -- masking --------------------------------------------------------------------------------------
 
-_NAME = (
-    r"(?:password|passwd|passphrase|pwd|secret|token|psk|credential|authorization|httpHeaderValue"
-    r"|(?<![a-z])pw(?=[\"']?\s*[:=])|(?:api|private|access|encryption|signing|client)[_-]?key)"
-    r"(?!\w*[_-](?:file|env|path|url)\b)[\w-]*[\"']?"
-)
-"""A name that says that a secret follows; not `password_file`, `token_env` and their like."""
+_NAME = rf"{secretnames.IN_TEXT}[\"']?"
 _IS = r"(?:=|:(?![-?+]))"
 """What stands behind a name; not as in `${NAME:-default}`."""
 _KEYED = re.compile(rf"(?i)({_NAME}\s*{_IS}\s*)(\S.*)$")
 _OPENS = re.compile(rf"(?i).*{_NAME}\s*{_IS}\s*((?:[|>][-+\d]*|[\[{{(]*)\s*(?:#.*)?)$")
 _SPACED = re.compile(r"(?i)^(\s*(?:remote_password|bridge_psk|password)\s+)(\S.*)$")
-_OPTION = re.compile(
-    r"(?i)(--[\w-]*(?:password|passwd|pw|token|secret)[\"']?[\s,=]+[\"']?)[^\s\"',]+"
-)
-_VARIABLE = r"\w*(?:pass|pw|token|secret|key|cred)\w*"
+_OPTION = re.compile(rf"(?i)(--[\w-]*?{_NAME}[\s,=]+[\"']?)[^\s\"',]+")
+_VARIABLE = rf"\w*(?:{secretnames.VARIABLE})\w*"
 _ENVIRONMENT = r"process\.env(?:\.\w+|\[[\"']\w+[\"']\])"
 _OTHERWISE = (
     re.compile(rf"(?i)(\$\{{{_VARIABLE}:?[-+])(?:[^{{}}]+(?=\}})|[^}}].*)"),
@@ -128,10 +122,12 @@ _OTHERWISE = (
 """What is taken where a variable with such a name is not set."""
 _REFERENCE = re.compile(
     rf"[\"'`]?(?:{_ENVIRONMENT}|\$\{{\w+(?::?\?[^{{}}]*|:?-)?\}}|\$__\w+\{{[^{{}}]*\}}"
-    r"|\$[A-Z]+(?:_[A-Z0-9]+)+|\w+\([\"'][A-Z]+(?:_[A-Z0-9]+)+[\"']\))"
+    r"|\$[A-Z]+(?:_[A-Z0-9]+)+|\w+\([\"'][A-Z]+(?:_[A-Z0-9]+)+[\"']\)"
+    r"|[~.]*/[\w./-]+\.(?:key|pem|crt|pub)|/run/secrets/[\w.-]+)"
     r"[\"'`]?[\s,;)\]}]*"
 )
-"""A value that is a variable's name and nothing else, also as a program's file asks for it."""
+"""A value that only says where the secret is: a variable's name, also as a program's file asks for
+it, or the path of a file."""
 _BEGUN = re.compile(rf"{_ENVIRONMENT}\s*(?:\|\||\?\?)\s*|[\"']?\$\{{\w+:?[-+]")
 _ADDRESS = re.compile(
     r"(?i)\b([a-z][a-z0-9+.-]*://)(?:([^\s/:@\"']*:)(?!\$\{\w+\}@)[^\s/\"']+|[^\s/:@\"'$]{16,})@"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from iotops import secretnames
 from iotops.errors import StackError
 from iotops.model import ImageRecord
 
@@ -610,9 +611,6 @@ _PROGRESS = re.compile(
 """Compose's progress lines, which say nothing about a failure."""
 
 
-_SECRET_NAME = re.compile("pass|pw|token|secret|key|cred", re.IGNORECASE)
-
-
 def values_of(env_file: str) -> tuple[str, ...]:
     """Collect the values of an `.env` text in every form Compose may print them.
 
@@ -627,7 +625,7 @@ def values_of(env_file: str) -> tuple[str, ...]:
             continue
         value = value.strip()
         bare = value.strip("'\"")
-        if bare.startswith(("/", "./")) and not _SECRET_NAME.search(key):
+        if bare.startswith(("/", "./")) and not secretnames.of_variable(key):
             continue
         for form in (value, bare, re.split(r"\s+#", bare)[0].strip().strip("'\"")):
             found.update({form, form.replace("$$", "$"), form.replace("\\$", "$")})
