@@ -7,6 +7,7 @@ and differences, which are outcomes (values), not exceptions.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import ClassVar
@@ -213,3 +214,14 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+def passes(error: OSError | IotopsError) -> bool:
+    """Tell whether a failure is of this moment, and says nothing against what was being tried: a
+    disk is full or failing, a program or a server does not do its work. A timer tries again."""
+    if isinstance(error, OSError):
+        return error.errno in _OF_THE_DISK
+    return isinstance(error, (ProgramFailed, NoSpace, StackError, Unreachable))

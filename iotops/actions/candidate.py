@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 
 from iotops import config
-from iotops.actions import candidateimages, envcheck, misnamed
+from iotops.actions import candidateimages, envcheck, misnamed, refusals
 from iotops.actions.candidateview import View, candidate_view
 from iotops.actions.hooks import private_key, refused_in_git
 from iotops.clients import enginelook, files
 from iotops.clients.compose import ComposeStack
 from iotops.clients.composemodel import Mount, Port, Publisher, masked
-from iotops.errors import IotopsError, StackError
+from iotops.errors import IotopsError, StackError, passes
 from iotops.events import Report, silent, step
 from iotops.hub import Hub, options_of
 from iotops.model import Finding, Severity
@@ -105,9 +105,11 @@ def _guarded(name: str, look: Callable[[], Iterator[Finding]], report: Report) -
             found += look()
         except OSError as error:
             text = f"{error.filename or name}: {error.strerror or error}"
-            found.append(Finding("candidate.unreadable", Severity.ERROR, name, text))
+            code = refusals.PASSING if passes(error) else "candidate.unreadable"
+            found.append(Finding(code, Severity.ERROR, name, text))
         except IotopsError as error:
-            code = f"candidate.{type(error).__name__.lower()}"
+            own = f"candidate.{type(error).__name__.lower()}"
+            code = refusals.PASSING if passes(error) else own
             found.append(Finding(code, Severity.ERROR, name, error.message, error.hint))
     yield from found
 

@@ -26,8 +26,9 @@ from iotops.model import Finding, Severity
 FILE = "refused.json"
 """File in iotops' own folder."""
 KEPT = timedelta(days=1)
-PASSING = frozenset({"candidate.stackerror", "candidate.timedout", "image.missing"})
-"""Findings that say that nobody could be asked: of this moment, and not of the commit."""
+PASSING = "candidate.passing"
+"""Finding that a look could not be taken at this moment (`errors.passes`): none of the commit."""
+_NOT_ITS_FAULT = (PASSING, "image.missing")
 
 
 def tell(commit: str, found: Sequence[Finding], report: Report) -> GuardError | None:
@@ -64,7 +65,7 @@ def remember(hub: Hub, mark: str, found: Sequence[Finding]) -> None:
     rows = [[one.code, one.severity.value, one.subject, one.message, one.hint] for one in found]
     known = {"looked": stamp(), "judged": mark, "found": rows}
     with suppress(OSError):  # a full disk: it is tried again, no more
-        if not bad or any(one.code in PASSING for one in bad):
+        if not bad or any(one.code in _NOT_ITS_FAULT for one in bad):
             place.unlink(missing_ok=True)
         else:
             files.write(place, json.dumps(known).encode(), mode=0o600)

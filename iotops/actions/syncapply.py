@@ -8,7 +8,6 @@ stands in the run's record before it is taken. Not here: what is to be done (`sy
 
 from __future__ import annotations
 
-import errno
 import os
 import tempfile
 import time
@@ -41,6 +40,7 @@ from iotops.errors import (
     Skipped,
     StackError,
     UsageError,
+    passes,
 )
 from iotops.events import Report, silent, step
 from iotops.hub import Hub
@@ -394,7 +394,7 @@ class _Apply:
             try:
                 syncback.write(self.hub, path, wanted.get(path))
             except (GuardError, OSError) as error:
-                self.unwritable = not _passes(error)
+                self.unwritable = not passes(error)
                 raise
 
     def _change(self, hub: Hub, needs: Mapping[str, str]) -> None:
@@ -449,13 +449,6 @@ def most(*plans: SyncPlan) -> dict[str, OnChange]:
         for name, need in plan.services.items():
             needs[name] = max(needs.get(name, need), need, key=RANK.index)
     return needs
-
-
-def _passes(error: GuardError | OSError) -> bool:
-    """Tell whether what kept a file from being written says nothing against the commit: the disk
-    is full or failing. A timer tries that again, and nothing else."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-    return isinstance(error, OSError) and error.errno in full
 
 
 def _moved(what: str) -> Conflict:
