@@ -132,7 +132,8 @@ def finish(hub: Hub, run: Run, report: Report = silent) -> None:
         if task.commit != task.head and tree.head() in (task.head, task.commit):
             with hub.flows_locked("sync"):
                 tree.advance(syncfacts.BRANCH, task.commit, task.head)
-        syncfacts.remember(hub, ComposeStack(hub.folder))
+        made = [name for name, need in task.needs.items() if need == OnChange.RECREATE]
+        syncfacts.remember(hub, ComposeStack(hub.folder), made)
         good(hub, task.commit)
         with suppress(IotopsError):  # what an apply leaves alone is still told
             sync.look(Hub.open(hub.folder), fetch=False)
@@ -225,7 +226,7 @@ def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
             with step(report, "start", name):
                 before.stack.start([name])
     unwell = _judged(before, [name for name in task.needs if task.ids.get(name)], records, report)
-    syncfacts.remember(before, ComposeStack(hub.folder))
+    syncfacts.remember(before, ComposeStack(hub.folder), old)
     with step(report, "clean"):
         files.remove_tree(hub.layout.tmp / run.id)
     return Back(tuple(one.name for one in records), unwell)

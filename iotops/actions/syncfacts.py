@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
@@ -254,12 +254,31 @@ def remembered(hub: Hub) -> dict[str, tuple[str, str]]:
     }
 
 
-def remember(hub: Hub, stack: ComposeStack) -> None:
-    """Write down of which declarations the present containers are, after they were made so."""
-    hashes = stack.hashes()
-    made = {
-        name: (one.id, hashes[name])
-        for name, one in hub.stack.containers().items()
-        if name in hashes and one.state
-    }
-    files.write(hub.layout.folder / MADE, json.dumps(made).encode(), mode=0o644)
+def remember(hub: Hub, stack: ComposeStack, made: Collection[str]) -> None:
+    """Write down of which declaration Compose has just made containers.
+
+    Args:
+        made: their services, also those whose container Compose found to be as declared.
+    """
+    known = made_of(remembered(hub), hub.stack.containers(), stack.hashes(), made)
+    files.write(hub.layout.folder / MADE, json.dumps(known).encode(), mode=0o644)
+
+
+def made_of(
+    before: Mapping[str, tuple[str, str]],
+    containers: Mapping[str, Container],
+    hashes: Mapping[str, str],
+    made: Collection[str],
+) -> dict[str, tuple[str, str]]:
+    """Say of which declarations the present containers are known to be made.
+
+    Nothing is said of a container that others made, or that was there before: today's declaration
+    may be another one than it was made of.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for name, one in containers.items():
+        if name in made and name in hashes:
+            known[name] = (one.id, hashes[name])
+        elif name in before and before[name][0] == one.id:
+            known[name] = before[name]
+    return known

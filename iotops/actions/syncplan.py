@@ -191,6 +191,7 @@ def plan(facts: SyncFacts) -> SyncPlan:
         changes += _for_services(facts, Change(path, kind, diff, "", OnChange.NOTHING, before))
     findings += [_blocked(path, what) for path, what in sorted(facts.blocked.items())]
     findings += [_local(path, facts) for path in local if path not in facts.blocked]
+    findings += _stopped(facts)
     changes += _stale(facts, {one.path for one in changes})
     changes += [*_containers(facts), *facts.host]
     changes += _dragged(facts, _needs(changes))
@@ -287,13 +288,21 @@ def _containers(facts: SyncFacts) -> Iterator[Change]:
         elif not one.state and not down:
             text = "it has no container"
             yield Change(name, ChangeKind.CONTAINER, text, name, OnChange.RECREATE)
-        elif one.state and one.differs:
-            need = OnChange.RECREATE if one.state in UP else OnChange.NOTHING
-            lines = [*one.differs]
-            if need is OnChange.NOTHING:
-                lines.append(f"it is {one.state} and stays so; to start it as declared: iotops up")
-            text = masked("\n".join(lines), facts.secrets)
-            yield Change(name, ChangeKind.CONTAINER, text, name, need, one.container)
+        elif one.state in UP and one.differs:
+            text = masked("\n".join(one.differs), facts.secrets)
+            yield Change(name, ChangeKind.CONTAINER, text, name, OnChange.RECREATE, one.container)
+
+
+def _stopped(facts: SyncFacts) -> Iterator[Finding]:
+    """Yield the containers that stand still and are not as declared.
+
+    They count as drift once somebody starts them: until then nothing runs that Git does not say.
+    """
+    for name, one in facts.services.items():
+        if one.declared and one.state and one.state not in UP and one.differs:
+            lines = masked("; ".join(one.differs), facts.secrets)
+            text = f"{name} is {one.state}, was made of an older declaration and stays so ({lines})"
+            yield Finding("sync.stopped", Severity.INFO, name, text, "iotops up makes it anew")
 
 
 def _dragged(facts: SyncFacts, needs: Mapping[str, OnChange]) -> Iterator[Change]:

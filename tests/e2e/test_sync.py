@@ -454,9 +454,17 @@ def test_killed_after_it_was_proven_it_is_finished(hub: SyncHub) -> None:
     assert done.code == 0, done.err + done.out
     assert hub.head() == made and hub.sync_state()["commit"] == made
     assert hub.hub.container("cold") != before and hub.broker() == since
-    quiet = docker("inspect", "-f", "{{.State.Status}}", hub.hub.container("quiet"))
-    assert quiet.strip() == "exited"  # its owner stopped it
-    assert hub.hub.iotops("sync", "plan", "--exit-code").code == 0
+    quiet = hub.hub.container("quiet")
+    state = docker("inspect", "-f", "{{.State.Status}}", quiet)
+    assert state.strip() == "exited"  # its owner stopped it
+    plan = hub.hub.iotops("sync", "plan", "--exit-code")
+    assert plan.code == 0 and "quiet is exited, was made of an older declaration" in plan.out
+    docker("start", quiet)
+    try:
+        plan = hub.hub.iotops("sync", "plan", "--exit-code")
+        assert plan.code == 4 and "another part of its declaration" in plan.out, plan.out
+    finally:
+        docker("stop", "-t", "0", quiet)
 
 
 def test_a_snapshot_that_lacks_the_service(hub: SyncHub) -> None:

@@ -221,6 +221,15 @@ def test_a_container_as_declared() -> None:
     assert differences(DECLARED, "h1", "", RUNS) == ()
 
 
+def test_only_what_was_made_is_remembered_as_made() -> None:
+    """What stood there before may be of an older declaration than today's."""
+    there = {name: replace(RUNS, service=name, id=f"id-{name}") for name in ("a", "b", "c", "d")}
+    before = {"b": ("id-b", "h0"), "c": ("id-older", "h0"), "gone": ("id-gone", "h0")}
+    hashes = dict.fromkeys(("a", "b", "c", "d"), "h1")
+    found = syncfacts.made_of(before, there, hashes, ["a", "gone"])
+    assert found == {"a": ("id-a", "h1"), "b": ("id-b", "h0")}
+
+
 @pytest.mark.parametrize(
     ("declared", "image", "running", "line"),
     [
