@@ -135,7 +135,7 @@ def finish(hub: Hub, run: Run, report: Report = silent) -> None:
         made = [name for name, need in task.needs.items() if need == OnChange.RECREATE]
         syncfacts.remember(hub, ComposeStack(hub.folder), made)
         good(hub, task.commit)
-        with suppress(IotopsError):  # what an apply leaves alone is still told
+        with suppress(IotopsError, OSError):  # what an apply leaves alone is still told
             sync.look(Hub.open(hub.folder), fetch=False)
 
 
