@@ -339,11 +339,14 @@ def _made_anew(facts: SyncFacts, found: Set[str]) -> dict[str, str]:
 
 def _restarted(facts: SyncFacts, found: Set[str]) -> dict[str, str]:
     """Say why services are restarted along with those found."""
-    return {
-        name: f"it is to be restarted with {other} (depends_on: restart)"
-        for name, one in _running_but(found, facts)
-        if (other := _first(one.follows, found))
-    }
+    new: dict[str, str] = {}
+    for name, one in _running_but(found, facts):
+        # Named in `depends_on` too, Compose shows no `restart` for what is joined.
+        if other := _first(one.joins, found):
+            new[name] = f"it shares what is restarted with {other}"
+        if other := _first(one.follows, found):
+            new[name] = f"it is to be restarted with {other} (depends_on: restart)"
+    return new
 
 
 def _running_but(names: Set[str], facts: SyncFacts) -> Iterator[tuple[str, ServiceFacts]]:
