@@ -367,16 +367,30 @@ def _commit(hub: Hub, places: UserFiles, message: str, report: Report) -> str:
                 return ""
             before = tree.head()
             commit = tree.commit_all(message, chosen) or ""
-            synced = hub.state.read().sync
-            if commit and synced.get("commit") == before:
-                # The broker has it already: config-sync has nothing to tell anybody.
-                hub.state.update(sync={**synced, "commit": commit})
-            if commit and (url := hub.settings.sync.remote):
-                tree.set_remote(sync.REMOTE, url)
-                text = f"bring the commit to the remote before another one comes: {sync.bring(hub)}"
-                report(Noted("info", text))
+            if commit:
+                _follow(hub, tree, before, commit, report)
             return commit
     except IotopsError as error:
         text = f"not committed: {error.message}; by hand: git commit {' '.join(chosen)}"
         report(Noted("warning", text))
         return ""
+
+
+def _follow(hub: Hub, tree: Upstream, before: str | None, commit: str, report: Report) -> None:
+    """Let config-sync know a commit that was made; a failure takes nothing of it back."""
+    try:
+        synced = hub.state.read().sync
+        if synced.get("commit") == before:
+            # The broker has it already: config-sync has nothing to tell anybody.
+            hub.state.update(sync={**synced, "commit": commit})
+    except (IotopsError, OSError) as error:
+        text = f"committed as {commit[:8]}, but config-sync does not know it: {error}"
+        report(Noted("warning", f"{text}; look: iotops sync plan"))
+    if url := hub.settings.sync.remote:
+        bring = f"bring the commit to the remote before another one comes: {sync.bring(hub)}"
+        try:
+            tree.set_remote(sync.REMOTE, url)
+            report(Noted("info", bring))
+        except IotopsError as error:
+            text = f"committed as {commit[:8]}, but: {error.message}; mend that, then {bring}"
+            report(Noted("warning", text))
