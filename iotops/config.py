@@ -657,19 +657,37 @@ def read_env(path: Path) -> dict[str, Secret]:
     Single quotes are literal, double quotes know escapes, an unquoted value ends at ` #`
     (Compose 2.26, seen). A missing file is empty, and so is a device or a pipe, which could have no
     end: a snapshot's may be a link to one.
+
+    Raises:
+        SettingsError: it is a folder.
     """
-    try:
-        if not (path.is_file() or path.is_dir()):
-            return {}
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except FileNotFoundError:
+    if not (path.is_file() or path.is_dir()):
         return {}
+    text = env_text(path)
     values: dict[str, Secret] = {}
     for line in text.splitlines():
         match = _LINE.match(line)
         if match is not None and not line.lstrip().startswith("#"):
             values[match[1]] = Secret(_env_value(match[2]))
     return values
+
+
+def env_text(path: Path) -> str:
+    """Read an `.env` file as it is written; one that is not there is empty.
+
+    Raises:
+        SettingsError: it is a folder.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except FileNotFoundError:
+        return ""
+    except IsADirectoryError as error:
+        raise SettingsError(
+            f"reading {path}: it is a folder, and no file",
+            hint="Docker makes one where a container mounts a file that is missing; if it is empty:"
+            f" rmdir {path}; then restore the file from a snapshot: iotops restore --into DIR",
+        ) from error
 
 
 def _env_value(raw: str) -> str:

@@ -16,12 +16,14 @@ from iotops import config
 from iotops.clients import files
 from iotops.clients.composemodel import Variable
 from iotops.clients.git import Worktree
-from iotops.errors import GitError, IotopsError, ProgramMissing, StackError
+from iotops.errors import GitError, IotopsError, ProgramMissing, SettingsError, StackError
 from iotops.events import Report, silent, step
 from iotops.hub import Hub
 from iotops.model import Finding, Severity
 
 FILE = ".env"
+NUL = "\0"
+"""No variable can hold it; a power cut leaves some where a file was being written."""
 COMPOSES_OWN = re.compile(r"COMPOSE_|DOCKER_(HOST|CONTEXT|CONFIG|CERT_PATH|TLS|API_VERSION)")
 """Names by which `.env` steers Compose itself."""
 
@@ -84,6 +86,8 @@ def entries(text: str) -> tuple[tuple[Entry, ...], tuple[int, ...]]:
         if closed is False:  # the quote is never closed: Compose refuses the whole file
             odd.append(begun)
             number = begun
+        elif NUL in raw:
+            odd.append(begun + raw[: raw.index(NUL)].count("\n"))
         found.append(Entry(begun, match[1], raw))
     return tuple(found), tuple(odd)
 
@@ -111,34 +115,9 @@ def judge(
     """
     found, odd = entries(text)
     by_name = {one.name: one for one in found}
-    for line in odd:
-        yield _finding(
-            "env.line",
-            Severity.ERROR,
-            f"line {line} of {FILE} is not NAME=value, or its quote does not end: Compose may"
-            " refuse the whole file",
-            "write NAME='value'",
-        )
+    yield from _odd(text, odd)
     for one in found:
-        if by_name[one.name] is not one:
-            again = by_name[one.name].line
-            yield _finding(
-                "env.duplicate",
-                Severity.WARNING,
-                f"{one.name} is set in line {one.line} and again in line {again}: the last counts",
-                "remove one of the two lines",
-            )
-        if lost := [name for name in one.references if name not in by_name]:
-            yield _finding(
-                "env.dollar",
-                Severity.WARNING,
-                f"{one.name} (line {one.line}) has a $ outside single quotes: Compose puts"
-                f" {'a variable' if lost[0] else 'something'} in its place, and a part of the"
-                " value is lost",
-                f"put the value in single quotes: {one.name}='...'; a service that was set up with"
-                " what was left of it knows no more than that: then write only this",
-            )
-    named = {one.name for one in variables}
+        yield from _written(one, by_name)
     for variable in variables:
         if variable.required or variable.name not in (wanted or {}):
             yield from _needed(variable, by_name.get(variable.name))
@@ -152,16 +131,64 @@ def judge(
                 f"{name} is {'empty' if entry else 'missing'}, and {where} in iotops.toml names it",
                 f"set it in {FILE}: {name}='...'; or correct the name in iotops.toml",
             )
-    read = {name for one in found for name in one.references}
-    for name in by_name if used is not None else ():
-        if name not in named and name not in (used or ()) and name not in read:
-            if not COMPOSES_OWN.match(name):
-                yield _finding(
-                    "env.unused",
-                    Severity.WARNING,
-                    f"{name} is used by nothing: not by the Compose file, not by iotops.toml",
-                    "remove the line, or correct its name",
-                )
+    if used is not None:
+        read = {name for one in found for name in one.references}
+        yield from _unused(by_name, {*used, *read, *(one.name for one in variables)})
+
+
+def _odd(text: str, lines: Sequence[int]) -> Iterator[Finding]:
+    """Yield a finding for each line that Compose refuses the file for."""
+    written = text.splitlines()
+    for line in lines:
+        if NUL in written[line - 1]:
+            yield _finding(
+                "env.line",
+                Severity.ERROR,
+                f"line {line} of {FILE} holds a NUL byte: Compose refuses the whole file",
+                "write the line anew, or restore the file from a snapshot: iotops restore"
+                " --into DIR",
+            )
+        else:
+            yield _finding(
+                "env.line",
+                Severity.ERROR,
+                f"line {line} of {FILE} is not NAME=value, or its quote does not end: Compose may"
+                " refuse the whole file",
+                "write NAME='value'",
+            )
+
+
+def _written(one: Entry, by_name: Mapping[str, Entry]) -> Iterator[Finding]:
+    """Yield what is wrong with how a value is written, among the last ones of each name."""
+    if by_name[one.name] is not one:
+        again = by_name[one.name].line
+        yield _finding(
+            "env.duplicate",
+            Severity.WARNING,
+            f"{one.name} is set in line {one.line} and again in line {again}: the last counts",
+            "remove one of the two lines",
+        )
+    if lost := [name for name in one.references if name not in by_name]:
+        yield _finding(
+            "env.dollar",
+            Severity.WARNING,
+            f"{one.name} (line {one.line}) has a $ outside single quotes: Compose puts"
+            f" {'a variable' if lost[0] else 'something'} in its place, and a part of the"
+            " value is lost",
+            f"put the value in single quotes: {one.name}='...'; a service that was set up with"
+            " what was left of it knows no more than that: then write only this",
+        )
+
+
+def _unused(names: Collection[str], read: Collection[str]) -> Iterator[Finding]:
+    for name in names:
+        if name not in read and not COMPOSES_OWN.match(name):
+            yield _finding(
+                "env.unused",
+                Severity.WARNING,
+                f"{name} is used by nothing: not by the Compose file, not by iotops.toml",
+                "remove the line, or correct its name",
+            )
 
 
 def _needed(variable: Variable, entry: Entry | None) -> Iterator[Finding]:
@@ -193,6 +220,8 @@ def examine(hub: Hub, report: Report = silent) -> tuple[Finding, ...]:
     found: list[Finding] = []
     with step(report, "look at", FILE):
         found += guarded(hub)
+    if (hub.folder / FILE).is_dir():
+        return tuple(found)
     with step(report, "look at", "variables"):
         try:
             for one in variables(hub):
@@ -238,11 +267,12 @@ def wanted(hub: Hub) -> Mapping[str, str]:
 
 
 def read(hub: Hub) -> str:
-    """Read the hub's `.env`; one that is not there is empty."""
-    try:
-        return (hub.folder / FILE).read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except FileNotFoundError:
-        return ""
+    """Read the hub's `.env`; one that is not there is empty.
+
+    Raises:
+        SettingsError: it is a folder.
+    """
+    return config.env_text(hub.folder / FILE)
 
 
 def used(hub: Hub) -> frozenset[str] | None:
@@ -265,7 +295,12 @@ def used(hub: Hub) -> frozenset[str] | None:
 def guarded(hub: Hub) -> Iterator[Finding]:
     """Yield what lets `.env` get lost or seen: missing, too open, in Git."""
     env = hub.folder / FILE
-    if not env.is_file():
+    if env.is_dir():
+        try:
+            config.env_text(env)
+        except SettingsError as error:
+            yield _finding("env.folder", Severity.ERROR, error.message, error.hint)
+    elif not env.is_file():
         yield _finding(
             "env.missing",
             Severity.ERROR,

@@ -183,6 +183,11 @@ class Project:
         if ended.code != 0:
             dockerprogram.refuse_missing_compose(ended)
             dockerprogram.refuse_silence(ended, doing)
+            if "setenv: invalid argument" in ended.err and "\0" in self._env_text():
+                raise StackError(
+                    f"{doing}: {self._here}/.env holds a NUL byte, so Compose reads none of it",
+                    hint="find its line: iotops env check",
+                )
         return ended
 
     def reason(self, ended: process.Result) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from iotops.actions import envcheck
 from iotops.clients.composemodel import Variable, has_default, variables
+from iotops.errors import SettingsError, StackError
 from iotops.model import Finding, Severity
 from tests.support.paperhub import PaperHub
 
@@ -223,6 +224,37 @@ def test_a_quote_that_does_not_end_hides_nothing_else(hub: PaperHub) -> None:
     (hub.folder / ".env").write_text("GOOD=1\n")
     found = envcheck.examine(hub.open())  # it is not the fault of .env
     assert codes(found) == ["env.open", "env.compose"] and all(one.hint for one in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("GOOD=1\nBAD=hun\0ter2\n", 2), ("A='1\n\0hunter2'\n", 2), ("GOOD=1\n\0\0\0\0", 2)],
+)
+def test_a_nul_byte_is_told_by_its_line(hub: PaperHub, text: str, line: int) -> None:
+    """As a power cut leaves it. Compose refuses the whole file, in words that name nothing."""
+    (hub.folder / ".env").write_text(text)
+    (hub.bin / "docker").write_text(
+        '#!/bin/sh\ncase "$*" in *"compose version"*) echo 2.26.1; exit ;; esac\n'
+        "echo 'setenv: invalid argument' >&2\nexit 1\n"
+    )
+    (found,) = envcheck.examine(hub.open())
+    assert found.code == "env.line" and f"line {line} of .env holds a NUL byte" in found.message
+    assert "hunter2" not in found.message and "iotops restore --into DIR" in found.hint
+    with pytest.raises(StackError, match=r"\.env holds a NUL byte") as refused:
+        _ = hub.open().model
+    assert "iotops env check" in refused.value.hint
+
+
+def test_a_folder_in_its_place_is_told(hub: PaperHub) -> None:
+    """Compose passes over it without a word."""
+    (hub.folder / ".env").unlink()
+    (hub.folder / ".env").mkdir()
+    (found,) = envcheck.examine(hub.open())
+    assert (found.code, found.severity) == ("env.folder", Severity.ERROR)
+    assert "it is a folder" in found.message and "rmdir" in found.hint
+    with pytest.raises(SettingsError, match="it is a folder") as refused:
+        _ = hub.open().env
+    assert f"rmdir {hub.folder}/.env" in refused.value.hint
 
 
 def test_the_command(hub: PaperHub) -> None:
