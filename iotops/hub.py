@@ -352,6 +352,12 @@ def image_name(reference: str) -> str:
     return reference.split("@")[0].rsplit("/", 1)[-1].split(":")[0]
 
 
+def kind_of(image: str) -> str:
+    """Give the kind that knows an image; empty = none does."""
+    name = image_name(image)
+    return next((kind for kind in services.kinds() if name in services.kind(kind).images), "")
+
+
 def _is_file(source: Path, target: str, root: Path) -> bool:
     """Whether a mount shows one file that lies directly in the data root: no service's folder.
 

@@ -18,7 +18,7 @@ from iotops.actions import hubfiles
 from iotops.clients.compose import Container, Model, Mount, ServiceModel
 from iotops.clients.mosquittofolder import Conf
 from iotops.config import RESERVED
-from iotops.hub import FILES, image_name, infer
+from iotops.hub import FILES, infer
 
 Values = Mapping[str, str | int | bool]
 
@@ -94,12 +94,6 @@ class Kept:
     kind: str
     folder: Path
     table: Values = field(default_factory=dict)
-
-
-def kind_of(image: str) -> str:
-    """Give the kind that knows an image; empty = none does."""
-    name = image_name(image)
-    return next((kind for kind in services.kinds() if name in services.kind(kind).images), "")
 
 
 def judge(seen: Seen) -> tuple[Kept, ...]:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from iotops import services
 from iotops.actions import hubfiles, volumes
-from iotops.actions.adopt import Kept, Seen, kind_of
+from iotops.actions.adopt import Kept, Seen
 from iotops.clients.compose import Mount, ServiceModel
 from iotops.config import RESERVED
+from iotops.hub import kind_of
 from iotops.model import Finding, Severity
 
 MACHINE = tuple(

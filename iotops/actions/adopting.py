@@ -21,7 +21,7 @@ from typing import Literal
 
 from iotops import config, disk, services
 from iotops.actions import adopt, claiming, volumes
-from iotops.actions.adopt import Kept, Seen, kind_of
+from iotops.actions.adopt import Kept, Seen
 from iotops.actions.adoptfindings import findings
 from iotops.clients import files, mosquittofolder
 from iotops.clients.compose import ComposeStack, Model
@@ -29,7 +29,7 @@ from iotops.clients.composemodel import Variable, inside_here
 from iotops.clients.mosquittofolder import Conf
 from iotops.errors import GuardError, IotopsError, SettingsError, StackError, UsageError
 from iotops.events import Report, silent, step
-from iotops.hub import FILES, Hub, options_of
+from iotops.hub import FILES, Hub, kind_of, options_of
 from iotops.model import Finding, Mode, Severity
 from iotops.services.mosquitto import CONFIGURATION
 

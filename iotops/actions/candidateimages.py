@@ -65,9 +65,7 @@ def fetch(stack: ComposeStack, images: Collection[str], report: Report = silent)
         with suppress(StackError):  # what keeps it from being had, the pull says
             offered = stack.platforms(image)
         if text := _foreign(image, offered, own):
-            raise GuardError(
-                f"{text}; nothing was touched", hint="choose an image for this machine"
-            )
+            raise GuardError(f"{text}; nothing was touched", hint=ANOTHER)
     for image in absent:
         with step(report, "pull", image):
             stack.pull(image)

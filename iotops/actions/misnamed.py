@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from iotops.clients.compose import Container, ServiceModel
-from iotops.clients.composemodel import Mount
+from iotops.clients.composemodel import UP, Mount
 from iotops.hub import image_name
 from iotops.model import Finding, Severity
 from iotops.services.base import Service
 
-UP = ("running", "restarting", "paused")
 CODE = "service.container"
 
 

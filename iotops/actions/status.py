@@ -14,7 +14,6 @@ from iotops import disk
 from iotops.actions import copies, history, kit, upkeep
 from iotops.actions.aside import OldData, old_data
 from iotops.clients import files
-from iotops.errors import RestoreError
 from iotops.hub import Hub
 from iotops.journal import RunRecord
 from iotops.model import Finding, Severity
@@ -164,12 +163,7 @@ def _undo(hub: Hub) -> str:
     is no restore's."""
     from iotops.actions import undo  # a status must begin quickly
 
-    try:
-        undo.choose(hub)
-    except RestoreError as error:
-        _, named, run = error.hint.partition("iotops undo --run ")
-        return named + run
-    return "iotops undo"
+    return undo.offered(hub)
 
 
 def died(record: RunRecord) -> Finding:

@@ -27,10 +27,11 @@ from iotops.actions import (
 from iotops.actions.recorded import recorded
 from iotops.actions.sync import ACTION
 from iotops.actions.syncback import Back, Task
-from iotops.actions.syncplan import RANK, UP, WRITTEN, ChangeKind, File, SyncPlan
+from iotops.actions.syncplan import RANK, WRITTEN, ChangeKind, File, SyncPlan
 from iotops.actions.syncproject import target_project
 from iotops.clients import files
 from iotops.clients.compose import ComposeStack
+from iotops.clients.composemodel import UP
 from iotops.clients.gitremote import Upstream
 from iotops.errors import (
     Conflict,

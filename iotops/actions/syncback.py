@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from iotops.actions import swap, sync, syncfacts, watch
-from iotops.actions.syncplan import UP, File
+from iotops.actions.syncplan import File
 from iotops.clients import files
 from iotops.clients.compose import ComposeStack, Container
+from iotops.clients.composemodel import UP
 from iotops.clients.gitremote import Upstream
 from iotops.errors import GuardError, IotopsError, StackError
 from iotops.events import Noted, Report, silent, step

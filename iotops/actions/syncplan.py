@@ -18,12 +18,12 @@ from pathlib import PurePosixPath
 from iotops.actions.hooks import refused_in_git
 from iotops.actions.syncdiff import masked, shown
 from iotops.clients.compose import Container, Mount, Port, ServiceModel
+from iotops.clients.composemodel import UP
 from iotops.model import ConfigFile, Finding, OnChange, Severity
 
 RANK = (OnChange.NOTHING, OnChange.RELOAD, OnChange.RESTART, OnChange.RECREATE)
 RESERVED = frozenset({".git", ".env", "flows", ".iotops", ".iotops-data-root"})
 """First parts of paths that Git's `main` may not have: they are others' in the hub folder."""
-UP = ("running", "restarting", "paused")
 
 
 class ChangeKind(StrEnum):

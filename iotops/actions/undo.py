@@ -52,12 +52,8 @@ def choose(hub: Hub, run: str = "") -> RunRecord:
     Raises:
         RestoreError: there is none, or not without its name.
     """
-    restores = [
-        one
-        for one in reversed(hub.journal.runs())
-        if one.action == "restore" and one.outcome in ENDED and (one.swaps or _undone(one))
-    ]
-    whole = [one for one in restores if any(swap.had_old for swap in one.swaps)]
+    restores = _restores(hub)
+    whole = _whole(restores)
     if not restores or not whole or (not run and whole[0] is not restores[0]):
         hint = f"an earlier one: iotops undo --run {whole[0].id}" if whole else "iotops status"
         why = ": the last one is undone already" if restores and _undone(restores[0]) else ""
@@ -77,6 +73,30 @@ def choose(hub: Hub, run: str = "") -> RunRecord:
             hint=f"if it is meant: iotops undo --run {last.id}",
         )
     return last
+
+
+def offered(hub: Hub) -> str:
+    """Give the command that swaps old data back; empty = there is none for what is put aside."""
+    try:
+        choose(hub)
+    except RestoreError:
+        whole = _whole(_restores(hub))
+        return f"iotops undo --run {whole[0].id}" if whole else ""
+    return "iotops undo"
+
+
+def _restores(hub: Hub) -> list[RunRecord]:
+    """Give the restores that exchanged something, the last one first, with those undone."""
+    return [
+        one
+        for one in reversed(hub.journal.runs())
+        if one.action == "restore" and one.outcome in ENDED and (one.swaps or _undone(one))
+    ]
+
+
+def _whole(restores: Sequence[RunRecord]) -> list[RunRecord]:
+    """Give those that have old data to be swapped back."""
+    return [one for one in restores if any(swap.had_old for swap in one.swaps)]
 
 
 def look(hub: Hub, run: str = "") -> RunRecord:

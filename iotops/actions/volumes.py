@@ -16,7 +16,7 @@ from pathlib import Path
 
 from iotops import services
 from iotops.clients.compose import Container, Mount, Volume
-from iotops.hub import Hub, image_name
+from iotops.hub import Hub, kind_of
 from iotops.model import Finding, PartRecord, Severity
 
 VOLUMES, FOLDERS = "volumes", "folders"
@@ -129,7 +129,7 @@ def _used(hub: Hub, containers: Mapping[str, Container]) -> Iterator[tuple[str, 
         model, container = hub.model.services.get(name), containers.get(name)
         mounts = [*(container.mounts if container else ()), *(model.mounts if model else ())]
         image = model.image if model else container.image if container else ""
-        fleeting = _fleeting(kinds.get(name) or _kind_of(image))
+        fleeting = _fleeting(kinds.get(name) or kind_of(image))
         for mount in mounts:
             if mount.kind != "volume" or not mount.name or mount.target in fleeting:
                 continue
@@ -141,7 +141,7 @@ def _misplaced(hub: Hub) -> Iterator[tuple[str, str, Mount, Path]]:
     """Yield name, kind, mount and folder of what `misplaced` tells."""
     known = {service.place.container for service in hub.services}
     for name, model in sorted(hub.model.services.items()):
-        kind = _kind_of(model.image)
+        kind = kind_of(model.image)
         targets = services.kind(kind).targets if kind and name not in known else ()
         for mount in model.mounts:
             source, passing = mount.source, mount.target in _fleeting(kind)
@@ -150,11 +150,6 @@ def _misplaced(hub: Hub) -> Iterator[tuple[str, str, Mount, Path]]:
             unwanted = f"{name}:{mount.target}" in hub.settings.data.ignore_volumes
             if not unwanted and not source.resolve().is_relative_to(hub.root.resolve()):
                 yield name, kind, mount, source
-
-
-def _kind_of(image: str) -> str:
-    name = image_name(image)
-    return next((kind for kind in services.kinds() if name in services.kind(kind).images), "")
 
 
 def _fleeting(kind: str) -> tuple[str, ...]:

@@ -123,6 +123,10 @@ class Model:
     files: tuple[Path, ...] = ()
 
 
+UP = ("running", "restarting", "paused")
+"""States of a container that was started and has not ended."""
+
+
 @dataclass(frozen=True)
 class Container:
     """A container of a service, as it is now.
