@@ -110,7 +110,7 @@ _IS = r"(?:=|:(?![-?+]))"
 _KEYED = re.compile(rf"(?i)({_NAME}\s*{_IS}\s*)(\S.*)$")
 _OPENS = re.compile(rf"(?i).*{_NAME}\s*{_IS}\s*((?:[|>][-+\d]*|[\[{{(]*)\s*(?:#.*)?)$")
 _SPACED = re.compile(r"(?i)^(\s*(?:remote_password|bridge_psk|password)\s+)(\S.*)$")
-_OPTION = re.compile(rf"(?i)(--[\w-]*?{_NAME}[\s,=]+[\"']?)[^\s\"',]+")
+_OPTION = re.compile(rf"(?i)((?<![\w-])--[\w-]*?{_NAME}[\s,=]+[\"']?)[^\s\"',]+")
 _VARIABLE = rf"\w*(?:{secretnames.VARIABLE})\w*"
 _ENVIRONMENT = r"process\.env(?:\.\w+|\[[\"']\w+[\"']\])"
 _OTHERWISE = (
@@ -180,6 +180,8 @@ def masked_lines(lines: Sequence[str], secrets: Sequence[str]) -> list[str]:
             block, whole = indent, opens[1].startswith(("|", ">"))
         elif keyed := _KEYED.search(line):
             quote = _left_open(keyed[2])
+            if keyed[2].startswith("[") and "]" not in keyed[2]:
+                block, whole = indent, False  # the list goes on
         found.append(_line(line, values))
     return found
 
