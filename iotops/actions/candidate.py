@@ -243,7 +243,9 @@ def _services(view: View, hub: Hub) -> Iterator[Finding]:
             )
         if not enginelook.on_this_machine() or folder.exists():
             continue
-        if known is not None and known.place.folder == folder:
+        # Below another data root nothing is there, and that root is told by itself.
+        usual = view.hub.root / folder.relative_to(hub.root)
+        if known is not None and known.place.folder == usual:
             continue
         if not any(one.is_relative_to(folder) or folder.is_relative_to(one) for one in bound):
             yield _finding(
