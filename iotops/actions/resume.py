@@ -89,12 +89,16 @@ def _settle_sync(hub: Hub, run: Run, report: Report) -> RunRecord:
     from iotops.actions import syncback  # every run comes by here, and must begin quickly
 
     death = run.record.death
-    if syncback.settle(hub, run, report):
+    back = syncback.settle(hub, run, report)
+    if back is None:
         _sweep(hub, run)
         run.close("complete", message=f"{death}; finished by a later run")
     else:
         _sweep(hub, run)
+        for text in back.told(hub):
+            report(Noted("warning", text))
         message = f"{death}; returned to the commit before by a later run"
+        message = "; ".join([message, *back.told(hub)])
         run.close("failed", message=message, hint="look: iotops sync plan")
     hub.state.finished(run.record)
     return run.record

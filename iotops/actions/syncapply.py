@@ -48,6 +48,9 @@ from iotops.hub import Hub
 from iotops.journal import Run, RunRecord, boot_id, stamp
 from iotops.model import OnChange
 
+READ = (OnChange.RELOAD, OnChange.RESTART)
+"""What a service needs that reads a file again; to be made anew it need not have read any."""
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -287,6 +290,7 @@ class _Apply:
             decided.head,
             needs={name: need.value for name, need in decided.services.items()},
             ids={name: one.id for name, one in containers.items() if name in decided.services},
+            reads=tuple(sorted({one.service for one in decided.changes if one.on_change in READ})),
             folders=syncback.new_folders(hub, decided.files),
         )
 
@@ -342,13 +346,7 @@ class _Apply:
         if isinstance(error, IotopsError) and error.hint.endswith("iotops resume"):
             return error  # not everything could be put back
         text = f"the commit {self.plan.target[:8]} was returned from: {self.why}"
-        if self.back.data:
-            text += (
-                f"\nthe data of {', '.join(self.back.data)} is that of the snapshot taken before;"
-            )
-            text += f" what the new version made of it lies in {self.hub.layout.replaced}"
-        if self.back.unwell:
-            text += f"\nand what runs now is not well either: {self.back.unwell}"
+        text = "\n".join([text, *self.back.told(self.hub)])
         hint = "commit what mends it, then: iotops sync apply"
         return StackError(text, hint=hint) if not isinstance(error, Conflict) else error
 
@@ -369,22 +367,38 @@ class _Apply:
         needs = {
             name: need.value for name, need in most(self.plan, sync.look(hub, fetch=False)).items()
         }
-        containers = hub.stack.containers()
-        there = {name: containers[name] for name in needs if name in containers}
-        self.task = replace(
-            self.task,
-            needs=needs,
-            ids={name: there[name].id if name in there else "" for name in needs},
-            images={name: one.image_id for name, one in there.items()},
-            started={name: one.started_at for name, one in there.items()},
-        )
-        self.task = self.task.at(syncback.CHANGING, run)
+        self._require_data(hub, needs)
+        self._know(hub, run, needs)
         run.note(step="change")
-        self._change(hub, needs)
+        self._change(hub, run, needs)
         run.note(step="watch")
-        watch.prove(hub, needs, hub.settings.sync.watch, self.report)
+        watch.prove(hub, self.task.needs, hub.settings.sync.watch, self.report)
         self.task = self.task.at(syncback.PROVEN, run)
         syncback.finish(hub, run, self.report)
+
+    def _require_data(self, hub: Hub, needs: Mapping[str, str]) -> None:
+        """Refuse where a return could not put back the data of what only shows to be touched now
+        that the files are written."""
+        reloads = [name for name, need in needs.items() if need == OnChange.RELOAD]
+        more = {*needs, *watch.along(hub, reloads)} - {*self.plan.services}
+        services = [one for one in hub.services if one.place.container in more]
+        if self.snapshot and services:
+            from iotops.actions import putback
+
+            putback.held(hub, self.snapshot, services)
+
+    def _know(self, hub: Hub, run: Run, needs: Mapping[str, str]) -> None:
+        """Write down what is about to be touched, and how it is now."""
+        there = hub.stack.containers()
+        new = {name: there.get(name) for name in needs if name not in self.task.started}
+        found = {name: one for name, one in new.items() if one is not None}
+        self.task = replace(
+            self.task,
+            needs={**self.task.needs, **needs},
+            ids={**self.task.ids, **{name: one.id if one else "" for name, one in new.items()}},
+            images={**self.task.images, **{name: one.image_id for name, one in found.items()}},
+            started={**self.task.started, **{name: one.started_at for name, one in found.items()}},
+        ).at(syncback.CHANGING, run)
 
     def _write(self) -> None:
         wanted: Mapping[str, File] = syncfacts.content(self.tree, self.plan.target)
@@ -398,7 +412,7 @@ class _Apply:
                 self.unwritable = not passes(error)
                 raise
 
-    def _change(self, hub: Hub, needs: Mapping[str, str]) -> None:
+    def _change(self, hub: Hub, run: Run, needs: Mapping[str, str]) -> None:
         """Let each service have what it needs, and nothing else."""
         recreate = [name for name, need in needs.items() if need == OnChange.RECREATE]
         if recreate:
@@ -408,19 +422,26 @@ class _Apply:
             for name in recreate:
                 new = name not in now or now[name].id != self.task.ids.get(name)
                 self.done[name] = "made anew" if new else "left as it is"
-        for name, first in watch.in_order(hub, needs):
-            if name in self.done:
+        reloads = [name for name, need in needs.items() if need == OnChange.RELOAD]
+        dragged: set[str] = set()
+        for name, first in watch.in_order(hub, {*needs, *watch.along(hub, reloads)}):
+            need = needs.get(name, "")
+            if name not in dragged and (name in self.done or not need):
                 continue
-            left = OnChange.RESTART
-            if needs[name] == OnChange.RESTART and first:
-                watch.ready(hub, first, self.report)
-            if needs[name] == OnChange.RELOAD:
+            if need == OnChange.RELOAD and name not in dragged:
                 with step(self.report, "reload", name):
-                    left = self._reload(hub, name)
-            if left is not OnChange.NOTHING:
-                with step(self.report, "restart", name):
-                    hub.stack.restart([name])
-            self.done[name] = "reloaded" if left is OnChange.NOTHING else "restarted"
+                    if syncback.reload(hub, name) is OnChange.NOTHING:
+                        self.done[name] = "reloaded"
+                        continue
+            elif first:
+                watch.ready(hub, first, self.report)
+            dragged |= watch.along(hub, [name])
+            more = dragged - {*self.task.needs}
+            if more:
+                self._know(hub, run, dict.fromkeys(more, OnChange.RESTART.value))
+            with step(self.report, "restart", name):
+                hub.stack.restart([name])
+            self.done.setdefault(name, "restarted")
 
     def _recreate(self, hub: Hub, names: Collection[str]) -> None:
         """Make containers anew; what Compose starts along with them is stopped again.
@@ -435,12 +456,6 @@ class _Apply:
             if name not in names and known is not None and known.state not in UP:
                 if one.state in UP:
                     hub.stack.stop([name])
-
-    def _reload(self, hub: Hub, name: str) -> OnChange:
-        for service in hub.services:
-            if service.place.container == name:
-                return service.reload()
-        return OnChange.RESTART
 
 
 def most(*plans: SyncPlan) -> dict[str, OnChange]:

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iotops.actions import swap, sync, syncfacts, watch
 from iotops.actions.syncplan import File
@@ -22,12 +23,15 @@ from iotops.clients import files
 from iotops.clients.compose import ComposeStack, Container
 from iotops.clients.composemodel import UP
 from iotops.clients.gitremote import Upstream
-from iotops.errors import GuardError, IotopsError, StackError
+from iotops.errors import GuardError, IotopsError, RestoreError, StackError
 from iotops.events import Noted, Report, silent, step
 from iotops.hub import Hub
 from iotops.journal import Run, stamp
 from iotops.model import OnChange, ServiceRecord, Severity
 from iotops.services.base import Service
+
+if TYPE_CHECKING:  # every run settles dead ones first, and must begin quickly
+    from iotops.actions.putback import Extracted
 
 WRITING, CHANGING, PROVEN = "writing", "changing", "proven"
 """Phases of an apply: files are being written; services have been touched; it is good."""
@@ -44,6 +48,7 @@ class Task:
         head: where `main` is. phase: how far it has come.
         needs: what each Compose service needs. ids: their containers before; empty = none.
         images: ids of the images that those containers ran. started: when they were started.
+        reads: services that see a file which the commit changes.
         folders: of the hub folder, that were not there before.
     """
 
@@ -55,6 +60,7 @@ class Task:
     ids: Mapping[str, str] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
     started: Mapping[str, str] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
 
     @property
@@ -69,6 +75,7 @@ class Task:
             "ids": json.dumps(dict(self.ids)),
             "images": json.dumps(dict(self.images)),
             "started": json.dumps(dict(self.started)),
+            "reads": json.dumps(dict.fromkeys(self.reads, "")),
             "folders": json.dumps(dict.fromkeys(self.folders, "")),
         }
 
@@ -93,6 +100,7 @@ class Task:
             ids=_texts(about.get("ids", "")),
             images=_texts(about.get("images", "")),
             started=_texts(about.get("started", "")),
+            reads=tuple(_texts(about.get("reads", ""))),
             folders=tuple(_texts(about.get("folders", ""))),
         )
 
@@ -106,11 +114,11 @@ def _texts(text: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in found}
 
 
-def settle(hub: Hub, run: Run, report: Report = silent) -> bool:
+def settle(hub: Hub, run: Run, report: Report = silent) -> Back | None:
     """Finish or return an apply whose run has died; the caller holds the lock.
 
     Returns:
-        Whether it is finished; else it is returned from.
+        None = it is finished; else what the return did.
 
     Raises:
         IotopsError: it could not be done yet; nothing is lost by trying again.
@@ -118,11 +126,11 @@ def settle(hub: Hub, run: Run, report: Report = silent) -> bool:
     phase = Task.of(run.record.about).phase
     if phase == PROVEN:
         finish(hub, run, report)
-        return True
-    give_back(hub, run, report)
+        return None
+    back = give_back(hub, run, report)
     if phase == CHANGING:  # else no service has seen it, and it may well be good
         returned(hub, run, f"the run {run.record.death}")
-    return False
+    return back
 
 
 def finish(hub: Hub, run: Run, report: Report = silent) -> None:
@@ -166,14 +174,29 @@ class Back:
     data: tuple[str, ...] = ()
     unwell: str = ""
 
+    def told(self, hub: Hub) -> tuple[str, ...]:
+        """Say it."""
+        said: list[str] = []
+        if self.data:
+            said.append(
+                f"the data of {', '.join(self.data)} is that of the snapshot taken before;"
+                f" what the new version made of it lies in {hub.layout.replaced}"
+            )
+        if self.unwell:
+            said.append(f"and what runs now is not well either: {self.unwell}")
+        return tuple(said)
+
 
 def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
-    """Make everything as it was before the run; what is so already stays untouched.
+    """Let everything be as the last good commit has it; what is so already stays untouched.
 
+    That may be an older commit than the one that was checked out before the run: then the files
+    differ from `main` afterwards, where its commits are still.
     A service that is not well afterwards was not well before either, or for another reason than
     this commit: it is told, and does not keep the next commit from being applied.
 
     Raises:
+        RestoreError: all runs as before, but on the data that the commit left behind.
         IotopsError: not everything could be; it can be tried again.
     """
     task = Task.of(run.record.about)
@@ -183,59 +206,138 @@ def give_back(hub: Hub, run: Run, report: Report = silent) -> Back:
             _write_back(hub, task, report)
         return Back()
     run.note(step="return")
-    there = hub.stack.containers()
-    now = {name: there[name].id if name in there else "" for name in task.needs}
-    exchanged = [name for name in task.needs if now[name] != task.ids.get(name, "")]
-    # Also a setting that is read at a start may let a server spoil its data.
-    begun = [
-        name
-        for name in task.needs
-        if name not in exchanged and now[name] and _was_started(task, there[name])
-    ]
-    with step(report, "stop"):  # a version that is bad goes on writing otherwise
-        for name in (*exchanged, *begun):
-            if now[name]:
-                hub.stack.stop([name], grace=swap.GRACE)
     with step(report, "write-back"):
         _write_back(hub, task, report)
     before = Hub.open(hub.folder)  # the settings are the old ones again, too
+    there = before.stack.containers()
+    exchanged = [name for name in task.needs if _id(there.get(name)) != task.ids.get(name, "")]
+    # Also a setting that is read at a start may let a server spoil its data.
+    begun = _begun(before, task, there, exchanged)
     old = [name for name in exchanged if task.ids.get(name)]
+    data = _Data(before, run, report)
+    data.take_out([one for one in before.services if one.place.container in (*old, *begun)])
+    with step(report, "stop"):
+        for name in (*exchanged, *begun):
+            if name in there:
+                before.stack.stop([name], grace=swap.GRACE)
     _remove_new(before, [name for name in exchanged if not task.ids.get(name)], report)
     if old:
         with step(report, "create"):
             stack = ComposeStack(hub.folder)
             _name_back(stack, {name: task.images.get(name, "") for name in old}, report)
             stack.prepare(old)
-    services = [one for one in before.services if one.place.container in (*old, *begun)]
-    records = _put_data_back(before, run, services, report)
-    for name, first in watch.in_order(before, (*old, *begun)):
-        if first:
-            with suppress(StackError):  # told at the end
-                watch.ready(before, first, report)
-        with step(report, "start", name):
-            before.stack.start([name])
-    there = hub.stack.containers()  # to make one anew, Compose may have stopped what depends on it
-    for name, need in task.needs.items():
-        if name in exchanged or name in begun or not now[name]:
-            continue
-        # One that was to be made anew and has its old container never saw the new declaration;
-        # but Compose may have stopped it already.
-        if need != OnChange.RECREATE:
-            with step(report, "restart", name):
-                before.stack.restart([name])
-        elif there[name].state not in UP:
-            with step(report, "start", name):
-                before.stack.start([name])
+    records = data.exchange()
+    _run_again(before, task, (*old, *begun), report)
     unwell = _judged(before, [name for name in task.needs if task.ids.get(name)], records, report)
     syncfacts.remember(before, ComposeStack(hub.folder), old)
     with step(report, "clean"):
         files.remove_tree(hub.layout.tmp / run.id)
+    if data.lost:
+        text = "the containers of before run again, on the data that the commit left behind, for"
+        text += f" that of the snapshot {run.record.snapshot[:8]} cannot be had: {data.lost}"
+        raise RestoreError(text, hint="mend that, then: iotops resume")
     return Back(tuple(one.name for one in records), unwell)
 
 
-def _was_started(task: Task, one: Container) -> bool:
-    """Tell whether a container was started since the services were about to be touched."""
-    return task.started.get(one.service, one.started_at) != one.started_at
+def _id(one: Container | None) -> str:
+    return one.id if one is not None else ""
+
+
+def _begun(
+    hub: Hub, task: Task, there: Mapping[str, Container], exchanged: Collection[str]
+) -> list[str]:
+    """Name what kept its container and was started since the services were about to be touched.
+
+    Docker starts everything at boot. What was to be made anew and was not has seen nothing of the
+    commit then, but for its files, or where it was restarted along with something that has.
+    """
+    declared, found = hub.model.services, [*exchanged]
+    for name, _ in watch.in_order(hub, task.needs):
+        one = there.get(name)
+        if one is None or name in exchanged:
+            continue
+        with_others = (*declared[name].follows, *declared[name].joins) if name in declared else ()
+        seen = name in task.reads or any(other in found for other in with_others)
+        if task.needs[name] == OnChange.RECREATE and not seen:
+            continue
+        if task.started.get(name, one.started_at) != one.started_at:
+            found.append(name)
+    return found[len(exchanged) :]
+
+
+class _Data:
+    """The data that a return puts back. Where it cannot be had, the services run without it."""
+
+    def __init__(self, hub: Hub, run: Run, report: Report) -> None:
+        self.hub = hub
+        self.run = run
+        self.report = report
+        self.taken: Extracted | None = None
+        self.lost = ""
+
+    def take_out(self, services: Sequence[Service]) -> None:
+        """Extract it, while nothing has been stopped yet."""
+        from iotops.actions import putback
+
+        snapshot = self.run.record.snapshot
+        if not services or not snapshot:
+            return
+        try:
+            with step(self.report, "data"):
+                self.taken = putback.take_out(self.hub, self.run, snapshot, services, self.report)
+        except (IotopsError, OSError) as error:
+            self.lost = str(error)
+
+    def exchange(self) -> tuple[ServiceRecord, ...]:
+        """Put it in its place, while the services stand still; give what it is."""
+        from iotops.actions import putback
+
+        if self.taken is None:
+            return ()
+        try:
+            putback.exchange(self.hub, self.run, self.taken, self.report)
+        except (IotopsError, OSError) as error:
+            self.lost = str(error)
+            swap.put_right(self.hub, self.run, self.report)
+            return ()
+        return self.taken.records
+
+
+def _run_again(hub: Hub, task: Task, stopped: Collection[str], report: Report) -> None:
+    """Start what was stopped and let the others read the old files, in the order of their start."""
+    there = hub.stack.containers()  # to make one anew, Compose may have stopped what depends on it
+    reloads = [name for name, need in task.needs.items() if need == OnChange.RELOAD]
+    dragged: set[str] = set()
+    for name, first in watch.in_order(hub, {*task.needs, *watch.along(hub, reloads)}):
+        need = task.needs.get(name, "")
+        if name not in there or not (need or name in dragged):
+            continue
+        up = there[name].state in UP
+        if name in stopped:
+            if waits := [one for one in first if one in stopped]:
+                with suppress(StackError):  # told at the end
+                    watch.ready(hub, waits, report)
+        elif name not in dragged and need == OnChange.RELOAD and up:
+            with step(report, "reload", name):
+                if reload(hub, name) is OnChange.NOTHING:
+                    continue
+            dragged |= watch.along(hub, [name])
+        elif name not in dragged and need == OnChange.RECREATE and up:
+            continue  # it has its old container, and never saw the new declaration
+        if name in stopped or (need == OnChange.RECREATE and not up):
+            with step(report, "start", name):
+                hub.stack.start([name])
+        else:
+            with step(report, "restart", name):
+                hub.stack.restart([name])
+
+
+def reload(hub: Hub, name: str) -> OnChange:
+    """Let a Compose service take its new configuration; tell what is still needed."""
+    for service in hub.services:
+        if service.place.container == name:
+            return service.reload()
+    return OnChange.RESTART
 
 
 def _judged(
@@ -282,18 +384,6 @@ def _remove_new(hub: Hub, names: Collection[str], report: Report) -> None:
     for name in names:
         with step(report, "remove", name):
             ComposeStack(hub.folder).discard(name)
-
-
-def _put_data_back(
-    hub: Hub, run: Run, services: Sequence[Service], report: Report
-) -> tuple[ServiceRecord, ...]:
-    """Put the data of exchanged containers back, while they stand still."""
-    if not services or not run.record.snapshot:
-        return ()
-    from iotops.actions import putback
-
-    with step(report, "data"):
-        return putback.put_back(hub, run, run.record.snapshot, services, report)
 
 
 def _write_back(hub: Hub, task: Task, report: Report) -> None:

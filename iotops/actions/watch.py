@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from graphlib import TopologicalSorter
 
 from iotops.clients.compose import Container
+from iotops.clients.composemodel import UP
 from iotops.errors import StackError
 from iotops.events import Report, silent, step
 from iotops.hub import Hub
@@ -72,6 +73,20 @@ def in_order(hub: Hub, names: Collection[str]) -> Iterator[tuple[str, tuple[str,
     }
     for name in TopologicalSorter(after).static_order():
         yield name, after[name]
+
+
+def along(hub: Hub, names: Collection[str]) -> set[str]:
+    """Name what runs and is to be restarted with services, or shares a namespace with them."""
+    there = hub.stack.containers()
+    running = {
+        name: {*one.follows, *one.joins}
+        for name, one in hub.model.services.items()
+        if name in there and there[name].state in UP
+    }
+    found = {*names}
+    while new := {name for name, others in running.items() if others & found} - found:
+        found |= new
+    return found - {*names}
 
 
 class _Look:

@@ -347,6 +347,27 @@ def test_a_version_that_rewrites_its_data_and_fails_later(hub: SyncHub) -> None:
     assert f"see {hub.hub.own / 'replaced'}; remove it now: iotops undo --discard" in told
 
 
+def test_data_that_cannot_be_had_keeps_nothing_down(hub: SyncHub, tmp_path: Path) -> None:
+    """The old containers run again, it is told, and a later run puts the data back."""
+    before = hub.looks()
+    hub.declare(REWRITES)
+    (tmp_path / "restic").write_text(
+        '#!/bin/sh\ncase " $* " in *" restore "*) exit 1;; esac\n'
+        f'exec {shutil.which("restic")} "$@"\n'
+    )
+    (tmp_path / "restic").chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = hub.hub.iotops("sync", "apply", "--yes", env=path)
+    assert done.code == 1 and "on the data that the commit left behind" in done.err, done.err
+    assert "iotops resume" in done.err
+    now = hub.looks()
+    assert {**now, "data": ""} == {**before, "data": ""} and now["data"] != before["data"]
+    done = hub.hub.iotops("resume")
+    assert done.code == 0, done.err + done.out
+    assert "the data of cold is that of the snapshot taken before" in done.err + done.out
+    assert hub.looks() == before
+
+
 def test_a_tag_that_was_moved_to_a_bad_image_is_moved_back(hub: SyncHub) -> None:
     plain, name = hub.image, f"{hub.hub.project}-moving:1"
     good = docker("image", "inspect", "-f", "{{.Id}}", plain).strip()
