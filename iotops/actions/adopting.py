@@ -319,7 +319,10 @@ def _hub(folder: Path, wanted: Wanted, seen: Seen, kept: Sequence[Kept]) -> Hub:
     try:
         hub = Hub(folder, config.check(tomllib.loads(text), folder / config.FILE, options_of))
     except SettingsError as error:
-        raise UsageError("; ".join(error.faults), hint="iotops init --help") from error
+        raise UsageError(
+            "; ".join(error.faults),
+            hint=f"mend it in the Compose project, then again: iotops init --adopt {folder}",
+        ) from error
     _ = hub.owner  # this machine knows the user
     return hub
 

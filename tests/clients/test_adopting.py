@@ -110,11 +110,11 @@ def test_a_broken_project_is_told_in_composes_words(project: Project) -> None:
 def test_parts_of_the_project_are_found_wherever_they_lie(project: Project) -> None:
     far = project.base / "far"
     far.mkdir()
-    (far / "included.yaml").write_text("services:\n" + project.service("other"))
+    (far / "included.yaml").write_text("services:\n" + project.service("further"))
     (far / "extended.yaml").write_text("services: {base: {image: 'mine/base:1'}}\n")
     (far / "web.env").write_text("A=1\n")
     (far / "word").write_text("x")
-    (project.root / "other").mkdir()
+    (project.root / "further").mkdir()
     project.write("near/more.yaml", "services:\n" + project.service("near"))
     project.write("near/near.env", "B=1\n")
     more = (
@@ -132,8 +132,15 @@ def test_parts_of_the_project_are_found_wherever_they_lie(project: Project) -> N
     assert {Path(one).resolve() for one in outside} == {
         far / name for name in ("included.yaml", "extended.yaml", "web.env", "word")
     }
-    assert {one.service for one in found.services if one.kind} == {"near", "other", "web"}
+    assert {one.service for one in found.services if one.kind} == {"further", "near", "web"}
     assert found.partial and "project.name" not in codes(found)
+
+
+def test_a_folder_with_the_name_of_a_part_of_every_snapshot(project: Project) -> None:
+    """A backup would refuse it as a whole, so nothing is adopted until it has another name."""
+    (project.root / "other").mkdir()
+    project.write("compose.yaml", f"name: mine\nservices:\n{project.service('other')}")
+    project.refused(UsageError, "'other' is the name of a part", "iotops init --adopt")
 
 
 def test_where_there_is_nothing_to_adopt(project: Project) -> None:
