@@ -36,7 +36,7 @@ from iotops.errors import (
     Unreachable,
     UsageError,
 )
-from iotops.events import Report, silent, step
+from iotops.events import Noted, Report, silent, step
 from iotops.hub import Hub
 from iotops.journal import RUNNING, stamp
 from iotops.model import Finding, OnChange, Severity
@@ -236,13 +236,14 @@ def adopt(
     """Commit what was edited in the hub folder, on `main`, as the hub's owner.
 
     Args:
-        paths: only these, relative to the hub folder; empty = all.
+        paths: only these, relative to the hub folder; empty = all, but for those that a return put
+            there: to commit them takes back what Git says, and nobody edited them.
         message: of the commit; empty = one that names the files.
 
     Raises:
         GuardError: one of them holds secrets or running state, is no configuration by its size,
-            or an apply goes on. UsageError: a
-            path is unknown.
+            or an apply goes on; there is nothing but what a return put there.
+        UsageError: a path is unknown.
     """
     with hub.flows_locked("sync adopt"):
         _refuse_halfway(hub)
@@ -261,6 +262,8 @@ def adopt(
             for one in edited
             if not paths or any(one == p or one.startswith(f"{p.rstrip('/')}/") for p in paths)
         ]
+        if not paths:
+            chosen = _edited(hub, tree, chosen, report)
         _refuse_large(hub, [path for path in chosen if status[path] == "??"])
         _refuse_secrets(hub, chosen)
         if not chosen:
@@ -280,6 +283,28 @@ def _refuse_halfway(hub: Hub) -> None:
                 + (record.death if record.dead else "goes on"),
                 hint="settle it first: iotops resume" if record.dead else "wait for it",
             )
+
+
+def _edited(hub: Hub, tree: Upstream, paths: list[str], report: Report) -> list[str]:
+    """Leave out the files that are as the last good commit has them, after a return to that."""
+    state = hub.state.read().sync
+    good = state.get("commit", "")
+    if not paths or not state.get("returned") or not good or not tree.has(good):
+        return paths
+    before = syncfacts.content(tree, good)
+    back = [path for path in paths if syncfacts.on_disk(hub.folder, path) == before.get(path)]
+    if not back:
+        return paths
+    left = [path for path in paths if path not in back]
+    text = f"{', '.join(back)}: as the commit {good[:8]} has it, which the hub returned to"
+    if not left:
+        raise GuardError(
+            f"nothing was edited on the hub; {text}",
+            hint="to take the commits after it back in Git: git revert; or commit it so:"
+            f" iotops sync adopt {back[0]}",
+        )
+    report(Noted("warning", f"left out: {text}"))
+    return left
 
 
 def _refuse_large(hub: Hub, new: Sequence[str]) -> None:

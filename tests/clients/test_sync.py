@@ -112,6 +112,26 @@ def test_equal_then_edited_then_adopted(hub: LightHub) -> None:
     words(unknown, "acl was not edited")
 
 
+def test_what_a_return_put_there_is_no_edit(hub: LightHub) -> None:
+    """Else to adopt an edit would take back, without a word, what was committed on the hub."""
+    good = git(hub.folder, "rev-parse", "HEAD")
+    (hub.folder / "acl").write_text("topic read bad\n")
+    assert hub.iotops("sync", "adopt", "-m", "Bad").code == 0
+    bad = git(hub.folder, "rev-parse", "HEAD")
+    state = Hub.open(hub.folder).state
+    state.update(sync={"commit": good, "returned": bad, "why": "it crashed"})
+    git(hub.folder, "restore", "--source", good, "acl")  # as a return leaves it
+    done = hub.iotops("sync", "adopt")
+    assert done.code == 1
+    words(done, "nothing was edited", f"acl: as the commit {good[:8]} has it", "git revert")
+    (hub.folder / "new.conf").write_text("x\n")
+    told = hub.iotops("sync", "adopt")
+    assert told.code == 0, told.err
+    words(told, "left out: acl")
+    assert git(hub.folder, "status", "--short").strip() == "M acl"
+    assert hub.good("sync", "adopt", "acl")["paths"] == ["acl"]  # it is meant
+
+
 def test_files_of_an_apply_are_not_adopted(hub: LightHub) -> None:
     opened = Hub.open(hub.folder)
     opened.guard()
