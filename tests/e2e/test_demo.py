@@ -194,6 +194,7 @@ def test_sabotage_is_found_out(demo: Demo, tmp_path: Path, harm: str, named: str
     assert done.returncode == 1, done.stderr + done.stdout
     found = document(done)
     assert found["outcome"] == "failed"
+    assert "error" not in found, found["error"]  # it came to its end, and judged
     services = outcomes(found)
     assert services[named] == "failed"
     assert {name for name, outcome in services.items() if outcome == "failed"} == {named}

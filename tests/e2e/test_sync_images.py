@@ -103,9 +103,9 @@ def test_an_image_that_is_not_here_is_fetched_first(hub: PullingHub, by: str) ->
     assert not any("not here yet" in str(one) for one in done.lines())  # it was tried
     ran = docker("inspect", "--format", "{{.Config.Image}}", hub.hub.container("cold")).strip()
     assert ran == name
-    left = hub.hub.iotops("sync", "plan", "--json").result()["changes"]
-    assert isinstance(left, list)
-    assert [one["service"] for one in left] == ["quiet"]  # its owner stopped it
+    left = json.loads(hub.hub.iotops("sync", "plan", "--json").out)
+    assert left["changes"] == []
+    assert "sync.stopped" in [one["code"] for one in left["findings"]]  # `quiet`, by its owner
 
 
 @pytest.mark.parametrize("name", ["tag:none", "nothing:1", f"tag@sha256:{'0' * 64}"])
