@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -251,11 +252,24 @@ def find(base: Path) -> Ground:
 
 
 def free_ports() -> Mapping[str, int]:
-    """Choose a free loopback port for each service, all different."""
+    """Choose a free loopback port for each service, all different.
+
+    Below those that the kernel gives to connections: a port is free for seconds while its container
+    is restored, and any client's connection could take it then.
+    """
     found: dict[str, int] = {}
     with ExitStack() as held:
         for name in SERVICES:
-            probe = held.enter_context(socket.socket())
-            probe.bind(("127.0.0.1", 0))
-            found[name] = int(probe.getsockname()[1])
+            while name not in found:
+                probe = held.enter_context(socket.socket())
+                with suppress(OSError):  # somebody has it
+                    probe.bind(("127.0.0.1", random.randrange(10_000, _first_of_the_kernel())))
+                    found[name] = int(probe.getsockname()[1])
     return found
+
+
+def _first_of_the_kernel() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32_768

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
 from iotops.clients import process
 from iotops.clients.compose import ComposeStack
 from tests.support.lab import lab
+from tests.support.ports import free_port as free_port
 
 
 class Scratch:
@@ -65,11 +65,3 @@ class Scratch:
 def docker(*argv: str) -> str:
     """Run the bare docker program and give its output."""
     return process.run(["docker", *argv], limit=60).out
-
-
-def free_port() -> int:
-    """Find a port of the loopback address that nobody uses now."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    assert isinstance(port, int)
-    return port

@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import TypeVar
 
 from tests.support.disk import Disk
 from tests.support.lab import lab
+from tests.support.ports import free_port as free_port
 
 PORTS = {"mosquitto": 1883, "nodered": 1880, "influxdb": 8086, "grafana": 3000}
 
@@ -239,10 +239,3 @@ def docker(*argv: str) -> str:
     done = subprocess.run(["docker", *argv], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"docker {argv}: {done.stderr}"
     return done.stdout
-
-
-def free_port() -> int:
-    """Give a loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+
+from tests.support.ports import free_port as free_port
 
 WEEK = 7 * 86400
 Json = dict[str, Any]
@@ -182,14 +183,6 @@ def take_program(image: str, name: str, target: Path) -> None:
         subprocess.run(copy, check=True, capture_output=True)
     finally:
         subprocess.run(["docker", "rm", "-v", made], check=True, capture_output=True)
-
-
-def free_port() -> int:
-    """Give a loopback port that nothing listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @dataclass
