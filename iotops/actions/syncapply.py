@@ -190,12 +190,8 @@ def _examine(hub: Hub, decided: SyncPlan, report: Report) -> None:
 
     tree = Upstream(hub.folder, owner=hub.owner)
     wanted = syncfacts.content(tree, decided.target)
-    tracked = {
-        path
-        for commit in (decided.head, decided.good)
-        if commit
-        for path in syncfacts.content(tree, commit)
-    }
+    known = [commit for commit in (decided.head, decided.good) if commit]
+    tracked = {path for commit in known for path in tree.files(commit)}
     fetch_images(hub, decided, wanted, tracked, report)
     hub.layout.tmp.mkdir(mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sync-", dir=hub.layout.tmp) as base:
