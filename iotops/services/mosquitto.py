@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +55,7 @@ IMAGE_LIMIT = 60.0
 """Seconds for asking an image which version it holds."""
 CONFIGURATION = "/mosquitto/config/mosquitto.conf"
 """Where the image's broker reads its configuration."""
+MOUNT_IT = "mount the folder with mosquitto.conf at /mosquitto/config"
 OPEN = "the broker lets in anybody without a password"
 
 
@@ -472,15 +473,12 @@ class Mosquitto(Service):
 
     def validate(self, tree: Path) -> Iterator[Finding]:
         """Have a broker of its own try the configuration, with today's users."""
-        configuration = self._here(CONFIGURATION)
-        if configuration is None or not configuration.is_file():
-            yield self._error(
-                "mosquitto.conf",
-                f"its container has no {CONFIGURATION}: 2.0 does not start, 2.1 lets in anybody",
-                "mount the folder with mosquitto.conf at /mosquitto/config",
-            )
+        lines = self._directives()
+        if lines is None:
+            text = f"its container has no {CONFIGURATION}: 2.0 does not start, 2.1 lets in anybody"
+            yield self._error("mosquitto.conf", text, MOUNT_IT)
             return
-        tried = self._tried(configuration, tree.parent, fixed=tree)
+        tried = self._tried(lines, tree.parent, fixed=tree)
         yield from self._judge_trial(tried)
         for relative in self._passwords(self._conf()):
             if files.is_regular(path := self.place.folder / relative):
@@ -493,27 +491,30 @@ class Mosquitto(Service):
         Args:
             new: the files that would take the place of `user_files()`. tmp: for its data.
         """
-        configuration = self._here(CONFIGURATION)
-        if configuration is None or not configuration.is_file():
-            yield self._warning(
-                "mosquitto.conf",
-                f"not tried: its container has no {CONFIGURATION}",
-                "mount the folder with mosquitto.conf at /mosquitto/config",
-            )
+        lines = self._directives()
+        if lines is None:
+            text = f"not tried: its container has no {CONFIGURATION}"
+            yield self._warning("mosquitto.conf", text, MOUNT_IT)
             return
         now = self.user_files()
         with_new = {now.passwords: new.passwords, now.acl: new.acl}
-        lines = mosquittofolder.directives(configuration, self._here)
         instead = {
             value: with_new[here]
             for key, value in lines
             if key in ("password_file", "acl_file") and (here := self._here(value)) in with_new
         }
-        yield from self._judge_trial(self._tried(configuration, tmp, instead=instead))
+        yield from self._judge_trial(self._tried(lines, tmp, instead=instead))
+
+    def _directives(self) -> list[tuple[str, str]] | None:
+        """Read the configuration that its container sees; None = it has none."""
+        configuration = self._here(CONFIGURATION)
+        if configuration is None or not configuration.is_file():
+            return None
+        return [*mosquittofolder.directives(configuration, self._here)]
 
     def _tried(
         self,
-        configuration: Path,
+        lines: Sequence[tuple[str, str]],
         tmp: Path,
         *,
         fixed: Path | None = None,
@@ -524,7 +525,7 @@ class Mosquitto(Service):
             self.place.stack,
             self.place.stack.model().services[self.place.container],
             CONFIGURATION,
-            [*mosquittofolder.directives(configuration, self._here)],
+            lines,
             tmp=tmp,
             fixed=fixed,
             instead=instead,
