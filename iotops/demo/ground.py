@@ -12,7 +12,7 @@ import random
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,24 +252,21 @@ def find(base: Path) -> Ground:
 
 
 def free_ports() -> Mapping[str, int]:
-    """Choose a free loopback port for each service, all different.
+    """Choose a free loopback port for each service, all different."""
+    found: set[int] = set()
+    while len(found) < len(SERVICES):
+        found.add(free_port())
+    return dict(zip(SERVICES, found, strict=True))
 
-    Below those that the kernel gives to connections: a port is free for seconds while its container
-    is restored, and any client's connection could take it then.
+
+def free_port() -> int:
+    """Give a free loopback port, below those that the kernel gives to connections.
+
+    A container's port is free for seconds while it is restored or made anew: one that the kernel
+    had chosen could be some connection's by then.
     """
-    found: dict[str, int] = {}
-    with ExitStack() as held:
-        for name in SERVICES:
-            while name not in found:
-                probe = held.enter_context(socket.socket())
-                with suppress(OSError):  # somebody has it
-                    probe.bind(("127.0.0.1", random.randrange(10_000, _first_of_the_kernel())))
-                    found[name] = int(probe.getsockname()[1])
-    return found
-
-
-def _first_of_the_kernel() -> int:
-    try:
-        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        return 32_768
+    span = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    while True:
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", random.randrange(10_000, int(span.split()[0]))))
+            return int(probe.getsockname()[1])

@@ -15,9 +15,10 @@ import pytest
 
 from iotops.clients import enginelook
 from iotops.clients.compose import ComposeStack, Mount, Port
+from iotops.demo.ground import free_port
 from iotops.errors import ProgramMissing, StackError, TimedOut
 from tests.conftest import need
-from tests.support.composed import Scratch, docker, free_port
+from tests.support.composed import Scratch, docker
 
 pytestmark = pytest.mark.clients
 

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from iotops.clients.http import JsonClient
+from iotops.demo.ground import free_port
 from iotops.errors import Conflict, Refused, ServerError, SettingsError, Unreachable
 
 pytestmark = pytest.mark.clients
@@ -112,13 +113,6 @@ def server() -> Iterator[Server]:
 def client(server: Server) -> Iterator[JsonClient]:
     with JsonClient(server.base, name="Node-RED", token=Word(), timeout=(2, 1.0)) as made:
         yield made
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_json_is_read_and_the_token_travels_in_the_header_only(

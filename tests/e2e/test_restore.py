@@ -20,10 +20,11 @@ from pathlib import Path
 
 import pytest
 
+from iotops.demo.ground import free_port
 from tests.conftest import need
 from tests.e2e.test_faults import edited
 from tests.support.disk import Disk
-from tests.support.hubs import Ended, docker, free_port
+from tests.support.hubs import Ended, docker
 from tests.support.killmatrix import Held
 from tests.support.lab import lab
 from tests.support.plainhub import ALL, WORDS, PlainHub, plain_hub

@@ -9,7 +9,6 @@ from pathlib import Path
 from iotops.clients import process
 from iotops.clients.compose import ComposeStack
 from tests.support.lab import lab
-from tests.support.ports import free_port as free_port
 
 
 class Scratch:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from iotops.demo.ground import free_port
 from tests.support.disk import Disk
 from tests.support.lab import lab
-from tests.support.ports import free_port as free_port
 
 PORTS = {"mosquitto": 1883, "nodered": 1880, "influxdb": 8086, "grafana": 3000}
 

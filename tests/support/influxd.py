@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from tests.support.ports import free_port as free_port
+from iotops.demo.ground import free_port
 
 WEEK = 7 * 86400
 Json = dict[str, Any]

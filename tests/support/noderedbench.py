@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from iotops.clients.compose import ComposeStack
 from iotops.clients.staging import Staging
 from iotops.config import Secret
+from iotops.demo.ground import free_port
 from iotops.services.base import Place
 from iotops.services.nodered import NodeRed
 from tests.contract.kind_nodered import Kind
@@ -30,7 +30,7 @@ class Bench:
     def __init__(self, base: Path, image: str, **environment: str) -> None:
         self.base = base
         self.project = f"iotops-test-{secrets.token_hex(4)}"
-        self.port = _free_port()
+        self.port = free_port()
         self.ground = Ground(
             folder=base / "data" / "nodered",
             hub=base / "hub",
@@ -131,10 +131,3 @@ class Bench:
 
 def _environment() -> Mapping[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith("COMPOSE_")}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

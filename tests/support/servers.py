@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from tests.support.hubs import free_port
+from iotops.demo.ground import free_port
 from tests.support.lab import lab
 
 
