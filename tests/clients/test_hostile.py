@@ -130,7 +130,10 @@ FORGERIES: tuple[tuple[Callable[[Forger], None], str], ...] = (
 )
 
 
-def seen(*folders: Path) -> dict[str, tuple[object, ...]]:
+Seen = dict[str, tuple[object, ...]]
+
+
+def seen(*folders: Path) -> Seen:
     """Everything in some folders, iotops' own left out: type, mode, owner, content."""
     found: dict[str, tuple[object, ...]] = {}
     for folder in folders:
@@ -143,15 +146,20 @@ def seen(*folders: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+def forged(hub: LightHub, forge: Callable[[Forger], None]) -> tuple[str, Forger, Seen]:
+    """Save a forged snapshot; give its id, who forged it, and what is there before it is used."""
+    forger = Forger(hub)
+    forge(forger)
+    made = forger.save()
+    return made, forger, seen(hub.root, hub.folder, forger.outside)
+
+
 @pytest.mark.parametrize(("forge", "says"), FORGERIES)
 def test_a_forged_snapshot_touches_nothing(
     hub: LightHub, forge: Callable[[Forger], None], says: str, tmp_path: Path
 ) -> None:
     need("root")
-    forger = Forger(hub)
-    forge(forger)
-    made = forger.save()
-    before = seen(hub.root, hub.folder, forger.outside)
+    made, forger, before = forged(hub, forge)
     done = hub.iotops("restore", made, "--yes")
     assert done.code == 1 and "next:" in done.err, done.err + done.out
     assert re.search(says, done.err + done.out), done.err + done.out
@@ -170,10 +178,7 @@ def test_a_forged_snapshot_fails_its_drill(
     hub: LightHub, forge: Callable[[Forger], None], says: str
 ) -> None:
     need("root")
-    forger = Forger(hub)
-    forge(forger)
-    made = forger.save()
-    before = seen(hub.root, hub.folder, forger.outside)
+    made, forger, before = forged(hub, forge)
     done = hub.iotops("drill", made)
     assert done.code == 1 and re.search(says, done.err + done.out), done.err + done.out
     assert seen(hub.root, hub.folder, forger.outside) == before

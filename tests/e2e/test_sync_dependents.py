@@ -17,7 +17,6 @@ from tests.conftest import need
 from tests.support.desk import Desk
 from tests.support.guardhub import GuardedHub
 from tests.support.hubs import docker, made_hub
-from tests.support.lab import lab
 
 pytestmark = pytest.mark.e2e
 
@@ -67,14 +66,7 @@ ALL = {"store", "cold", "app", "beside", "middle", "front"}
 class DependentHub(GuardedHub):
     """The hub of two folders, with services that depend on one."""
 
-    def compose(self, more: str, rest: str = "") -> None:
-        """Write the Compose file."""
-        values = {
-            "project": self.project,
-            "image": lab().images["mosquitto"].reference,
-            "root": self.root,
-        }
-        (self.folder / "docker-compose.yaml").write_text((COMPOSE + more + rest).format(**values))
+    template = COMPOSE
 
 
 class Follower(Desk[DependentHub]):

@@ -45,7 +45,9 @@ PLACES = ("store", "cold", "attic")
 
 
 class GuardedHub(HubUnderTest):
-    """A hub whose repository lies on a small disk of its own."""
+    """A hub whose repository lies on a small disk of its own; `template` is its Compose file."""
+
+    template = COMPOSE
 
     def __init__(self, base: Path) -> None:
         super().__init__(base)
@@ -79,7 +81,9 @@ class GuardedHub(HubUnderTest):
             "image": lab().images["mosquitto"].reference,
             "root": self.root,
         }
-        (self.folder / "docker-compose.yaml").write_text((COMPOSE + more + rest).format(**values))
+        (self.folder / "docker-compose.yaml").write_text(
+            (self.template + more + rest).format(**values)
+        )
 
     def seed(self) -> str:
         """Fill the folders with a word of this moment and some files; give the word."""
